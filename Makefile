@@ -1,0 +1,45 @@
+# Everything a person types here. `make` alone lists it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test venv export readme clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: $(INSTALLED) ## install, make the demo corpus and take it through the whole pipeline
+	@echo "== The demo corpus, in data/demo"
+	@$(BIN)/nonspeech7k demo data/demo
+	@echo "== The pipeline with recipes/demo.yaml, in runs/demo"
+	@$(BIN)/nonspeech7k run recipes/demo.yaml --out runs/demo
+
+test: export NONSPEECH7K_PROGRESS = off
+test: $(INSTALLED) ## install and test: the notebooks first, then whole runs, packaging and house rules
+	@echo "== The notebooks, two at a time (nbdev_test)"
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --path nbs --n_workers 2 --do_print
+	@echo "== What no notebook can hold (pytest tests)"
+	@$(BIN)/python -m pytest tests
+
+venv: $(INSTALLED) ## install into .venv; done by `run` and `test` where needed
+
+# The stamp is written last, so an installation that was broken off is taken up again.
+$(INSTALLED): constraints.txt settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ...")'
+	@echo "== Installing into .venv: about 5 GB, most of it PyTorch; pip says nothing for some minutes"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+export: $(INSTALLED) ## write the modules of nonspeech7k/ from the notebooks, and clean the notebooks
+	@$(BIN)/nbdev_export
+	@$(BIN)/nbdev_clean
+
+readme: $(INSTALLED) ## write README.md from nbs/index.ipynb
+	@$(BIN)/python tools/readme.py
+
+clean: ## remove the demo corpus, the demo run and build leftovers; no other run, recording or .venv
+	rm -rf data/demo runs/demo build dist .pytest_cache
+	find nonspeech7k nbs tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,221 @@
+"""The house rules: the notebooks are the source of truth, clean and small, and every module stands on the floors below its own."""
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "nonspeech7k"
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(ROOT).parts))
+PIPELINE = [p for p in NOTEBOOKS if p.parent.name == "pipeline"]
+MOST_BYTES = 300_000
+
+_parser = ConfigParser(delimiters=["="])
+_parser.read(ROOT / "settings.ini", encoding="utf-8")
+SETTINGS = _parser["DEFAULT"]
+
+
+def name(path: Path) -> str:
+    "A file as it is called in the repository, for messages and test names."
+    return path.relative_to(ROOT).as_posix()
+
+
+def cells(notebook: Path) -> list[dict]:
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+# Which notebook makes which module, from the notebooks' own `default_exp`; the order of the file names is the order of the floors.
+FLOORS = {}
+for _notebook in NOTEBOOKS:
+    for _cell in cells(_notebook):
+        _found = re.search(r"^#\|\s*default_exp\s+(\S+)", source(_cell), re.MULTILINE) if _cell["cell_type"] == "code" else None
+        if _found: FLOORS[f"nonspeech7k.{_found[1]}"] = _notebook.name
+MODULES = {module: PACKAGE.parent / (module.replace(".", "/") + ".py") for module in FLOORS}
+
+
+# Notebooks and modules say the same
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    "The package as the notebooks export it now, made in a copy that holds nothing but the notebooks."
+    copy = tmp_path_factory.mktemp("export")
+    shutil.copy(ROOT / "settings.ini", copy)
+    for notebook in NOTEBOOKS:
+        (copy / name(notebook)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(notebook, copy / name(notebook))
+    environment = {key: value for key, value in os.environ.items() if key != "IN_TEST"}  # with it, nbdev_export does nothing
+    done = subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()"],
+                          cwd=copy, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"nbdev_export failed:\n{done.stderr}"
+    return copy / "nonspeech7k"
+
+
+def test_every_notebook_makes_its_own_module():
+    assert len(FLOORS) == len(set(FLOORS.values())), "a notebook with two default_exp lines"
+    numbered = [p for p in NOTEBOOKS if p.parent == ROOT / "nbs" and p.name[0].isdigit()]
+    assert sorted(FLOORS.values()) == [p.name for p in numbered], "a numbered notebook needs a default_exp of its own, and only those have one"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_module_equals_what_its_notebook_exports(module, exported):
+    here, there = MODULES[module], exported / MODULES[module].relative_to(PACKAGE)
+    assert here.is_file(), f"{name(here)} is missing; run: make export"
+    assert there.is_file(), f"{FLOORS[module]} exports nothing"
+    assert here.read_bytes() == there.read_bytes(), f"{name(here)} differs from nbs/{FLOORS[module]}; edit the notebook and run: make export"
+
+
+def test_no_module_without_a_notebook(exported):
+    made = {p.relative_to(exported) for p in exported.rglob("*.py")}
+    stale = sorted(name(p) for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE) not in made)
+    assert not stale, f"no notebook exports these any more; delete them: {' '.join(stale)}"
+
+
+def test_symbol_index_is_up_to_date(exported):
+    assert (PACKAGE / "_modidx.py").read_bytes() == (exported / "_modidx.py").read_bytes(), "nonspeech7k/_modidx.py is out of date; run: make export"
+
+
+def test_version_is_that_of_settings():
+    assert f'__version__ = "{SETTINGS["version"]}"' in (PACKAGE / "__init__.py").read_text(encoding="utf-8").splitlines(), "run: make export"
+
+
+# Notebooks are clean and small
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
+def test_notebook_is_clean(notebook):
+    from execnb.nbio import nb2str
+    from nbdev.clean import clean_nb
+    text = notebook.read_text(encoding="utf-8")
+    content = json.loads(text)
+    clean_nb(content, allowed_metadata_keys=SETTINGS["allowed_metadata_keys"].split(),
+             allowed_cell_metadata_keys=SETTINGS["allowed_cell_metadata_keys"].split())
+    assert nb2str(content) == text, f"{name(notebook)} is not clean; run: make export"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
+def test_notebook_is_small(notebook):
+    size = notebook.stat().st_size
+    assert size < MOST_BYTES, f"{name(notebook)}: {size:,} bytes, more than {MOST_BYTES:,}; draw fewer or smaller figures"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
+def test_notebook_holds_no_error(notebook):
+    failed = [output["ename"] for cell in cells(notebook) for output in cell.get("outputs", []) if output["output_type"] == "error"]
+    assert not failed, f"{name(notebook)} was saved with {failed}; mend it and run it again"
+
+
+@pytest.mark.parametrize("notebook", PIPELINE, ids=name)
+def test_pipeline_notebook_has_parameters_and_exports_nothing(notebook):
+    tagged = [cell for cell in cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1, f"{name(notebook)}: papermill needs one cell tagged 'parameters', here are {len(tagged)}"
+    exporting = [source(cell) for cell in cells(notebook) if re.search(r"^#\|\s*(export|default_exp)", source(cell), re.MULTILINE)]
+    assert not exporting, f"{name(notebook)} only calls the library; move this to a library notebook:\n{exporting[0]}"
+
+
+# README.md
+
+def test_readme_is_what_the_index_makes():
+    done = subprocess.run([sys.executable, "tools/readme.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_is_plain_markdown_with_links_that_lead_somewhere():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not re.search(r"^\s*#\|", text, re.MULTILINE), "a directive of nbdev is left in README.md"
+    assert "base64" not in text, "README.md holds an embedded file"
+    links = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    broken = [link for link in links if not re.match(r"[a-z]+:|#", link) and not (ROOT / link.split("#")[0]).exists()]
+    assert not broken, f"README.md links to files that are not there: {broken}; mend them in nbs/index.ipynb"
+
+
+# No machine's own paths
+
+# Spelled in pieces, so that this file does not find itself.
+OWN_PATH = re.compile(r"(?<![\w.)}-])/(?:" + "|".join(("home", "root", "work", "tmp", "Users")) + r")/[\w.-]+")
+TEXTS = [p for pattern in ("*.md", "*.ini", "*.txt", "*.py", "*.toml", "Makefile", "recipes/*.yaml", "data/*.md", "tests/**/*.py", "tools/**/*.py",
+                           "benchmarks/**/*.py", "benchmarks/**/*.json", "nonspeech7k/**/*.py", ".github/**/*.yml", ".ci/*")
+         for p in sorted(ROOT.glob(pattern)) if p.is_file()]
+
+
+def written(notebook: Path) -> str:
+    "All that a person reads in a notebook: sources and text outputs, without pictures."
+    texts = []
+    for cell in cells(notebook):
+        texts.append(source(cell))
+        for output in cell.get("outputs", []):
+            texts += ["".join(output.get("text", []))] + ["".join(value) for kind, value in output.get("data", {}).items() if kind.startswith("text/")]
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize("path", TEXTS + NOTEBOOKS, ids=name)
+def test_no_path_of_one_machine(path):
+    text = written(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
+    found = [line.strip()[:160] for line in text.splitlines() if OWN_PATH.search(line)]
+    assert not found, f"{name(path)} holds a path that exists on one machine only:\n" + "\n".join(found)
+
+
+def test_own_paths_are_recognised():
+    for text in ("open('/" + "home/ann/x.wav')", "see /" + "tmp/x", "file:///" + "root/x"): assert OWN_PATH.search(text), text
+    for text in ("https://example.org/" + "home/x", "../" + "work/x", "/kaggle/working/x", "{folder}/" + "tmp/x"): assert not OWN_PATH.search(text), text
+
+
+# Floors
+
+def imports(path: Path, module: str) -> list[str]:
+    "Every name that a file imports, with relative imports written out; `from a import b` gives both a and a.b."
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import): names += [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            above = module.split(".")[:-node.level] if node.level else []
+            base = ".".join(above + ([node.module] if node.module else []))
+            names += [base] + [f"{base}.{alias.name}" for alias in node.names]
+    return names
+
+
+def test_relative_imports_are_written_out(tmp_path):
+    file = tmp_path / "splits.py"
+    file.write_text("import json\nfrom ..files import UserError\nfrom . import audit\nfrom nonspeech7k.recipe import Recipe\n", encoding="utf-8")
+    found = imports(file, "nonspeech7k.data.splits")
+    assert found[:2] == ["json", "nonspeech7k.files"]
+    assert "nonspeech7k.data.audit" in found and "nonspeech7k.recipe" in found
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_module_imports_from_lower_floors_only(module):
+    above = sorted({other for other in imports(MODULES[module], module) if other in FLOORS and FLOORS[other] >= FLOORS[module]})
+    assert not above, f"{FLOORS[module]} imports {above}, which stand on its own floor or above; move the shared part down"
+
+
+FORBIDDEN = {"nbdev": "many machines have no nbdev", "fastcore": "many machines have no fastcore", "execnb": "many machines have no execnb",
+             "pickle": "a pickle can run code", "dill": "a pickle can run code", "cloudpickle": "a pickle can run code", "joblib": "it writes pickles"}
+PICKLING = {"torch.load", "torch.save", "pd.read_pickle", "pandas.read_pickle"}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_module_needs_neither_nbdev_nor_pickle(module):
+    found = {top: FORBIDDEN[top] for other in imports(MODULES[module], module) if (top := other.split(".")[0]) in FORBIDDEN}
+    assert not found, f"{FLOORS[module]} imports {found}"
+    calls = [node for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    pickling = [ast.unparse(call) for call in calls if ast.unparse(call.func) in PICKLING or ast.unparse(call.func).endswith(".to_pickle")
+                or any(key.arg == "allow_pickle" and ast.unparse(key.value) != "False" for key in call.keywords)]
+    assert not pickling, f"{FLOORS[module]} reads or writes pickles: {pickling}; use safetensors, JSON or CSV"
+
+
+@pytest.mark.parametrize("module", ["nonspeech7k", "nonspeech7k.files", "nonspeech7k.progress", "nonspeech7k.recipe", "nonspeech7k.data.corpora",
+                                    "nonspeech7k.data.synthesis", "nonspeech7k.cli"])
+def test_import_is_light(module):
+    code = f"import sys, {module}; print(*sorted({{'torch', 'torchaudio', 'matplotlib'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.strip(), f"import {module} loads {done.stdout.strip()}; import it where it is used"
