@@ -492,7 +492,7 @@ def execute(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(resource("pipeline", f"{name}.ipynb"), target, parameters, kernel_name="python3", progress_bar=False,
-                                   stderr_file=sys.stderr, extra_arguments=["--log-level=ERROR"])
+                                   stderr_file=sys.stderr, coalesce_streams=True, extra_arguments=["--log-level=ERROR"])
     except papermill.PapermillExecutionError as error:
         if error.ename in ("UserError", "BadClip"): raise UserError(error.evalue) from error
         raise StageError(f"stage {name} failed: {error.ename}: {error.evalue} (the notebook shows where: {target})") from error

@@ -157,12 +157,12 @@ def test_report_opens_alone(whole):
     assert not re.search(r"<link\b|<script[^>]*\bsrc\b|@import|url\(\s*[\"']?(?!data:|#)", page), "the page needs another file"
 
 
-def test_second_run_shows_the_same_and_touches_nothing(whole, run):
+def test_second_run_shows_the_same_and_touches_nothing(whole, inside, tiny):
     folder, done = whole
     before = files(folder)
-    again = run(folder)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout == done.stdout and files(folder) == before
+    code, output, said = inside("run", "demo", "--out", folder, *sets(tiny))
+    assert code == 0, said
+    assert output == done.stdout and files(folder) == before
 
 
 def test_folder_of_another_recipe_is_refused(whole, inside, tiny):
@@ -215,7 +215,7 @@ def test_ctrl_c_ends_with_a_sentence_and_leaves_no_kernel(tiny, tmp_path):
     assert (folder / "models" / "best_fold1.state").exists()
 
 
-def test_killed_run_goes_on_to_the_same_bytes(whole, run, tiny, tmp_path):
+def test_killed_run_goes_on_to_the_same_bytes(whole, inside, tiny, tmp_path):
     folder = prepared(tmp_path / "run", tiny)
     process = start(folder, tiny)
     wait_for(process, folder, "fold 2: epoch 1")
@@ -226,55 +226,57 @@ def test_killed_run_goes_on_to_the_same_bytes(whole, run, tiny, tmp_path):
     assert (folder / "models" / "best_fold2.state").exists()
     first = files(folder)["models/best_fold1.safetensors"]
 
-    done = run(folder)
-    assert done.returncode == 0, done.stderr
+    code, output, said = inside("run", "demo", "--out", folder, *sets(tiny))
+    assert code == 0, said
     same_results(folder, whole[0])
     assert files(folder)["models/best_fold1.safetensors"] == first, "fold 1 was trained again"
     epochs = Counter(re.findall(r"(?:fold \d+|final): epoch \d+", (folder / "training.log").read_text()))
     assert set(epochs.values()) == {1}, f"trained twice: {epochs}"
     assert not leftovers(folder)
-    assert done.stdout.replace(str(folder), "") == whole[1].stdout.replace(str(whole[0]), "")
+    assert output.replace(str(folder), "") == whole[1].stdout.replace(str(whole[0]), "")
 
 
 # Each stage alone, with papermill's own command line
 
-def papermill(stage: str, cwd: Path, *parameters: str) -> subprocess.CompletedProcess:
-    "Execute a stage's notebook into out.ipynb, from another folder than the repository."
-    notebook = ROOT / "nbs" / "pipeline" / f"{stage}.ipynb"
-    return subprocess.run([sys.executable, "-m", "papermill", notebook, "out.ipynb", "-k", "python3", "--no-progress-bar", *parameters], cwd=cwd,
-                          env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True)
+@pytest.fixture
+def papermill(tmp_path, monkeypatch):
+    "A function that executes a stage's notebook into out.ipynb, in an empty folder that is not the repository; the error of a cell, or None."
+    from papermill.cli import papermill as program
+    from papermill.exceptions import PapermillExecutionError
+    monkeypatch.chdir(tmp_path)
+    for name, value in ENVIRONMENT.items(): monkeypatch.setenv(name, value)
+    def call(stage: str, *parameters: str) -> str | None:
+        notebook = ROOT / "nbs" / "pipeline" / f"{stage}.ipynb"
+        try: program.main([str(notebook), "out.ipynb", "-k", "python3", "--no-progress-bar", *parameters], standalone_mode=False)
+        except PapermillExecutionError as error: return f"{error.ename}: {error.evalue}"
+    return call
 
 
-def with_parameters(folder: Path, changes: list[str]) -> list[str]:
+def with_parameters(folder: Path | str, changes: list[str]) -> list[str]:
     return ["-p", "recipe", str(ROOT / "recipes" / "demo.yaml"), "-p", "run_dir", str(folder), "-y", json.dumps({"overrides": changes})]
 
 
-def test_stage_out_of_order_names_the_missing_one(tiny, tmp_path):
-    done = papermill("3_training", tmp_path, *with_parameters("run", tiny))
-    assert done.returncode != 0 and "UserError: run: stage 3_training needs 1_eda" in done.stderr, done.stderr
-    found = errors(tmp_path / "out.ipynb")
-    assert len(found) == 1 and "3_training needs 1_eda" in found[0]
-    assert not (tmp_path / "run" / "models").exists()
+def test_stage_out_of_order_names_the_missing_one(papermill, tiny, tmp_path):
+    found = papermill("3_training", *with_parameters("run", tiny))
+    assert found and found.startswith("UserError: run: stage 3_training needs 1_eda")
+    assert errors(tmp_path / "out.ipynb") == [found] and not (tmp_path / "run" / "models").exists()
 
 
-def test_unknown_parameter_is_refused(tmp_path):
-    done = papermill("1_eda", tmp_path, "-p", "recipe", "demo", "-p", "run_dri", "x")
-    assert done.returncode != 0
-    assert errors(tmp_path / "out.ipynb") == ["UserError: unknown parameter run_dri; allowed: recipe, run_dir, overrides"]
+def test_unknown_parameter_is_refused(papermill, tmp_path):
+    found = papermill("1_eda", "-p", "recipe", "demo", "-p", "run_dri", "x")
+    assert found == "UserError: unknown parameter run_dri; allowed: recipe, run_dir, overrides"
+    assert errors(tmp_path / "out.ipynb") == [found]
     assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"], "the run landed somewhere"
 
 
-def test_stages_run_alone_in_order_make_the_same_run(whole, tiny, tmp_path):
-    for stage in STAGES:
-        done = papermill(stage, tmp_path, *with_parameters("run", tiny))
-        assert done.returncode == 0, f"{stage}: {done.stderr}"
+def test_stages_run_alone_in_order_make_the_same_run(papermill, whole, tiny, tmp_path):
+    for stage in STAGES: assert papermill(stage, *with_parameters("run", tiny)) is None
     same_results(tmp_path / "run", whole[0])
 
 
-def test_finished_stage_does_nothing_the_second_time(whole, tiny, tmp_path):
+def test_finished_stage_does_nothing_the_second_time(papermill, whole, tiny, tmp_path):
     before = files(whole[0])
-    done = papermill("3_training", tmp_path, *with_parameters(whole[0], tiny))
-    assert done.returncode == 0, done.stderr
+    assert papermill("3_training", *with_parameters(whole[0], tiny)) is None
     assert files(whole[0]) == before and not errors(tmp_path / "out.ipynb")
 
 
@@ -318,11 +320,12 @@ def reference_flags(demo: Path, **others) -> list[str]:
     return [str(part) for name, value in {**flags, **others}.items() for part in (f"--{name}", value)]
 
 
-def test_train_takes_the_reference_flags(command, demo, tmp_path):
+def test_train_takes_the_reference_flags(inside, demo, tmp_path, monkeypatch):
     from nonspeech7k.inference.classifier import load_classifier
-    done = command("train", *reference_flags(demo), cwd=tmp_path, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr
-    assert "synthetic" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    code, output, said = inside("train", *reference_flags(demo))
+    assert code == 0, said
+    assert "synthetic" in output
     expected = {*(f"models/{model}" for model in MODELS), "plots/cv_results.png", "plots/confusion_matrix.png", "training.log", "report.html"}
     assert not expected - set(files(tmp_path / "outputs"))
     final = load_classifier(tmp_path / "outputs" / "models" / "final_model.safetensors")

@@ -217,7 +217,7 @@ def fit(
             save_state(state, state_path, key)
             on_epoch(record)
             bar.n = epoch * clips_an_epoch
-            bar.set_postfix({"loss": f"{record['train_loss']:.3f}"} | ({"F1": f"{record['valid_macro_f1']:.3f}"} if len(valid) else {}))
+            bar.set_postfix({"loss": f"{record['train_loss']:.3f}"} | ({"F1": f"{record['valid_macro_f1']:.3f}"} if len(valid) else {}), refresh=False)
     return state.best, state.history
 
 # %% ../../nbs/04c_training.fit.ipynb #335286e2
