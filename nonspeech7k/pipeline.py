@@ -98,6 +98,7 @@ def enter_run(
     known = run.folder/"recipe.yaml"
     if known.exists(): _refuse_other(recipe, read_recipe(known), run.folder)
     else: _begin(run)
+    if not (run.folder/"environment.json").exists(): write_json(run.folder/"environment.json", environment(run.device))
     return run
 
 # %% ../nbs/07_pipeline.ipynb #9a101d19
@@ -106,10 +107,9 @@ def _refuse_other(recipe:Recipe, known:Recipe, folder:Path):
     if changed: raise UserError(f"{folder}: holds a run of another recipe ({'; '.join(changed)}); choose another folder with --out, or delete it")
 
 def _begin(run:Run):
-    "Make a run's folder, with the resolved recipe and the environment."
+    "Make a run's folder, with the resolved recipe in it."
     if run.folder.is_file(): raise UserError(f"{run.folder}: is a file; choose another folder with --out")
     if run.folder.is_dir() and any(run.folder.iterdir()): raise UserError(f"{run.folder}: is not empty and holds no run; choose another folder with --out")
-    write_json(run.folder/"environment.json", environment(run.device))
     write_text(run.folder/"recipe.yaml", recipe_yaml(run.recipe))
 
 # %% ../nbs/07_pipeline.ipynb #2237899f
@@ -492,7 +492,7 @@ def execute(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(resource("pipeline", f"{name}.ipynb"), target, parameters, kernel_name="python3", progress_bar=False,
-                                   stderr_file=sys.stderr, coalesce_streams=True, extra_arguments=["--log-level=ERROR"])
+                                   stderr_file=sys.stderr, coalesce_streams=True, extra_arguments=["--log-level=CRITICAL"])
     except papermill.PapermillExecutionError as error:
         if error.ename in ("UserError", "BadClip"): raise UserError(error.evalue) from error
         raise StageError(f"stage {name} failed: {error.ename}: {error.evalue} (the notebook shows where: {target})") from error
