@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Changes', 'STOPPED', 'options', 'run', 'demo', 'audit', 'train', 'predict', 'main']
 
-# %% ../nbs/08_cli.ipynb #bed3e86b
+# %% ../nbs/08_cli.ipynb #637252dc
 import json
 import os
 import sys
@@ -16,7 +16,7 @@ import typer
 
 from .files import UserError, write_json, write_text
 
-# %% ../nbs/08_cli.ipynb #1d6bf54f
+# %% ../nbs/08_cli.ipynb #bed3e86b
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="Train, judge and use classifiers of human non-speech sounds.")
 
@@ -33,7 +33,7 @@ def options(
 ):
     "Train, judge and use classifiers of human non-speech sounds."
 
-# %% ../nbs/08_cli.ipynb #76d9c788
+# %% ../nbs/08_cli.ipynb #e3cb249b
 Changes = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a key of the recipe; may be repeated.")]
 
 @app.command()
@@ -54,7 +54,7 @@ def _run(run):
     typer.echo(results_table(run_all(run)))
     typer.echo(f"report: {run.folder/'report.html'}")
 
-# %% ../nbs/08_cli.ipynb #aa8de2f0
+# %% ../nbs/08_cli.ipynb #908bc7a4
 @app.command()
 def demo(
     folder:Annotated[Path, typer.Argument(help="Where to write it; new or empty.")],
@@ -66,7 +66,7 @@ def demo(
     from nonspeech7k.data.synthesis import write_demo
     typer.echo(write_demo(folder, seed=seed, train=train, test=test))
 
-# %% ../nbs/08_cli.ipynb #ba53e777
+# %% ../nbs/08_cli.ipynb #530aa71b
 @app.command()
 def audit(
     root:Annotated[str, typer.Argument(help="The corpus's folder, or a recipe's YAML file.")],
@@ -91,7 +91,7 @@ def _corpus(root:str, layout:str):
     part = read_recipe(root).corpus.model_dump()
     return read_corpus(part.pop("root"), part.pop("layout"), **{key: value for key, value in part.items() if value})
 
-# %% ../nbs/08_cli.ipynb #de6de52b
+# %% ../nbs/08_cli.ipynb #4896b2af
 @app.command()
 def train(
     train_annotations:Annotated[Path, typer.Option("--train_annotations", help="Metadata CSV of the training clips.")],
@@ -108,7 +108,7 @@ def train(
     sample_rate:Annotated[int, typer.Option("--sample_rate", help="Hz.")]=32000,
     duration:Annotated[float, typer.Option("--duration", help="Length of a clip in seconds.")]=4.0,
     seed:Annotated[int, typer.Option("--seed")]=42,
-    use_tpu:Annotated[bool, typer.Option("--use_tpu", help="Train on a TPU through torch-xla.")]=False,
+    use_tpu:Annotated[bool, typer.Option("--use_tpu", help="Train on a TPU; not in this version.")]=False,
     num_workers:Annotated[int, typer.Option("--num_workers", help="Threads that decode the sound files.")]=4,
     output_dir:Annotated[Path, typer.Option("--output_dir", help="The run's folder.")]=Path("./outputs"),
 ):
@@ -119,12 +119,13 @@ def train(
     recipe = _recipe("train", seed=seed, workers=num_workers, device="xla" if use_tpu else "auto",
         corpus={"root": root, "layout": "nonspeech7k"} | {key: str(path.resolve()) for key, path in tables.items()},
         splits={"folds": num_folds}, clip={"rate": sample_rate, "seconds": duration},
+        augment={"time_mask": min(30, 1 + int(sample_rate * duration) // 512)}, # a short clip has fewer frames than the usual mask
         train={"epochs": num_epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "schedule": {"patience": patience}})
     classes = len(read_recipe_corpus(recipe).labels)
     if classes != num_classes: raise UserError(f"--num_classes {num_classes}: the metadata has {classes} classes; set it to {classes}")
     _run(enter_run(recipe, output_dir))
 
-# %% ../nbs/08_cli.ipynb #caa1bd3e
+# %% ../nbs/08_cli.ipynb #de6de52b
 def _recipe(name:str, **settings):
     "A recipe from plain values, its mistakes as one sentence."
     from pydantic import ValidationError
@@ -133,7 +134,7 @@ def _recipe(name:str, **settings):
     try: return Recipe(name=name, **settings)
     except ValidationError as error: raise explain(error, "train") from None
 
-# %% ../nbs/08_cli.ipynb #7c18a87c
+# %% ../nbs/08_cli.ipynb #7509e971
 @app.command()
 def predict(
     model:Annotated[Path, typer.Argument(help="A classifier, such as runs/demo/models/final_model.safetensors.")],
@@ -159,7 +160,7 @@ def _bar(files:int):
     from nonspeech7k.progress import progress
     return progress(files, "predicting") if files > 200 and not sys.stdout.isatty() else progress(0, "", silent=True)
 
-# %% ../nbs/08_cli.ipynb #41738964
+# %% ../nbs/08_cli.ipynb #412a810a
 def main(
     arguments:list[str]|None=None, # without the program's name; None: those of the process
 ) -> int: # the exit code
@@ -167,14 +168,14 @@ def main(
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     os.environ.setdefault("NONSPEECH7K_PROGRESS", "bar" if sys.stderr.isatty() else "lines")
-    try: code = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False) or 0
+    try: code = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False, prog_name="nonspeech7k") or 0
     except BaseException as error:
         if debug and not isinstance(error, SystemExit): raise
         code = _answer(error)
     if code == STOPPED: _say("stopped; the same command goes on from here")
     return code
 
-# %% ../nbs/08_cli.ipynb #101b017c
+# %% ../nbs/08_cli.ipynb #41738964
 STOPPED = 130 # the exit code of programs that were ended with Ctrl-C
 
 def _answer(error:BaseException) -> int:

@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['progress_mode', 'progress']
 
-# %% ../nbs/00_progress.ipynb #8fdaddde
+# %% ../nbs/00_progress.ipynb #96c87ee3
 import os
 import sys
 
 from tqdm import tqdm
 
-# %% ../nbs/00_progress.ipynb #1fc51004
+# %% ../nbs/00_progress.ipynb #8fdaddde
 def progress_mode() -> str: # 'bar', 'lines' or 'off'
     "How progress is shown, from the environment variable `NONSPEECH7K_PROGRESS`; a bar where it is unset."
     mode = os.environ.get("NONSPEECH7K_PROGRESS", "bar")
     if mode not in ("bar", "lines", "off"): raise ValueError(f"NONSPEECH7K_PROGRESS={mode}: must be bar, lines or off")
     return mode
 
-# %% ../nbs/00_progress.ipynb #622374d8
+# %% ../nbs/00_progress.ipynb #1fc51004
 class _Lines:
     "A stream for tqdm that ends each report with a newline instead of drawing over the last one."
     def __init__(self, stream): self.stream = stream
@@ -27,7 +27,7 @@ class _Lines:
         if text: self.stream.write(text + "\n")
     def flush(self): self.stream.flush()
 
-# %% ../nbs/00_progress.ipynb #05bca72f
+# %% ../nbs/00_progress.ipynb #15cc966a
 def progress(
     total:int, # how much there is to do
     description:str, # what is being done, a few words

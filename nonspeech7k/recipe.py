@@ -7,7 +7,7 @@ __all__ = ['Share', 'Positive', 'Count', 'Part', 'CorpusPart', 'SplitsPart', 'Cl
            'NetworkPart', 'SchedulePart', 'TrainPart', 'Recipe', 'explain', 'set_key', 'read_recipe', 'recipe_yaml',
            'differences', 'seed_for']
 
-# %% ../nbs/00_recipe.ipynb #0113ac83
+# %% ../nbs/00_recipe.ipynb #f9658748
 import difflib
 import zlib
 from pathlib import Path
@@ -15,14 +15,20 @@ from typing import Annotated, Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .files import UserError, listed, resource
 
 # %% ../nbs/00_recipe.ipynb #5aed9642
 class Part(BaseModel):
-    "A section of a recipe: unknown keys are refused, values do not change."
+    "A section of a recipe: unknown keys and booleans are refused, values do not change."
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value):
+        if isinstance(value, bool): raise ValueError("must be a number or a text")
+        return value
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -46,7 +52,7 @@ class CorpusPart(Part):
 class SplitsPart(Part):
     "Test split and folds."
     test: Literal["given", "held_out", "none"] = "given"
-    test_share: Share = 0.2  # of the groups, with `held_out`
+    test_share: Annotated[float, Field(gt=0, le=0.5)] = 0.2  # of the clips, with `held_out`: 1/2, 1/3, 1/4, …
     folds: Annotated[int, Field(ge=2, le=100)] = 3
     kind: Literal["grouped", "stratified", "official"] = "grouped"
 
@@ -129,6 +135,14 @@ def _conflicts(recipe:Recipe):
     samples = round(clip.rate * clip.seconds)
     frames = 1 + samples // front.hop_length
     halvings = 2 ** (len(recipe.network.channels) - 1)
+    share = recipe.splits.test_share
+    if abs(round(1 / share) * share - 1) > 0.02:
+        yield "splits.test_share", f"must be one over a whole number, such as 0.5, 0.33, 0.25 or 0.2, not {share:g}"
+    if samples < 2:
+        yield "clip.seconds", f"a clip of {clip.seconds:g} s at {clip.rate} Hz has fewer than two samples"
+        return
+    if front.n_mels > front.n_fft // 2:
+        yield "front_end.n_mels", f"must be at most half of front_end.n_fft, {front.n_fft // 2}"
     if samples <= front.n_fft // 2:
         yield "front_end.n_fft", f"a clip has only {samples} samples; at most {2 * samples - 1} is allowed"
     if front.hop_length > front.n_fft:
@@ -159,6 +173,7 @@ def _sentence(mistake:dict) -> str:
     if mistake["type"] == "extra_forbidden": return f"{path}: unknown key; {_allowed_keys(mistake['loc'])}"
     if mistake["type"] == "missing": return f"{path}: missing; give it a value"
     if mistake["type"] == "value_error" and not path: return str(mistake["ctx"]["error"])
+    if mistake["type"] == "value_error": return f"{path}: {mistake['ctx']['error']}, not {mistake['input']!r}"
     return f"{path}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, not {mistake['input']!r}"
 
 # %% ../nbs/00_recipe.ipynb #812f467d
@@ -201,24 +216,33 @@ def read_recipe(
     try: return Recipe(**settings)
     except ValidationError as error: raise explain(error, str(source)) from None
 
-# %% ../nbs/00_recipe.ipynb #ec1eaa08
+# %% ../nbs/00_recipe.ipynb #43a4667f
+class _StrictLoader(yaml.SafeLoader):
+    "YAML without repeated keys."
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1: raise yaml.YAMLError(f"the key {key} stands twice")
+        return super().construct_mapping(node, deep)
+
+# %% ../nbs/00_recipe.ipynb #0a3203b9
 def _read_yaml(path:Path) -> dict:
     "A YAML file's mapping, with text keys."
-    try: settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try: settings = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise UserError(f"{path}: must hold keys and values, such as 'name: demo'")
     return settings
 
-# %% ../nbs/00_recipe.ipynb #0a3203b9
+# %% ../nbs/00_recipe.ipynb #4b1609eb
 def recipe_yaml(
     recipe:Recipe,
 ) -> str: # YAML with every key
     "A recipe with every default written out."
     return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
 
-# %% ../nbs/00_recipe.ipynb #655a5443
+# %% ../nbs/00_recipe.ipynb #d4297e68
 def differences(
     one:Recipe,
     other:Recipe,
@@ -235,7 +259,7 @@ def _flat(settings:dict, prefix:str="") -> dict:
         else: leaves[prefix + key] = value
     return leaves
 
-# %% ../nbs/00_recipe.ipynb #cae0f292
+# %% ../nbs/00_recipe.ipynb #25a7f624
 def seed_for(
     seed:int, # the recipe's
     purpose:str, # 'folds', 'weights', 'epoch', …
@@ -243,4 +267,4 @@ def seed_for(
 ) -> int: # 0 to 2**63 - 1
     "An independent seed for one purpose, derived from the recipe's."
     sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters])
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1

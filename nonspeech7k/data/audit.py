@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'SILENT', 'CLIPPED', 'OFFSET', 'measure_files', 'audit', 'audit_text']
 
-# %% ../../nbs/01g_data.audit.ipynb #074a9382
+# %% ../../nbs/01g_data.audit.ipynb #776537f1
 from collections.abc import Iterator
 from math import log10
 from pathlib import Path
@@ -19,7 +19,7 @@ from .clips import BadClip, _each, read_sound
 from .corpora import Corpus, paths
 from ..files import digest, listed
 
-# %% ../../nbs/01g_data.audit.ipynb #fbae9eaa
+# %% ../../nbs/01g_data.audit.ipynb #d4dc7299
 def _decibels(
     amplitude:float, # 1 is full scale
 ) -> float: # dB re full scale, never below -200
@@ -37,7 +37,7 @@ def _levels(
     return {"peak_db": _decibels(peak), "rms_db": _decibels(float(samples.mean(dtype=np.float64)) ** 0.5),
             "clipped": clipped, "dc": max(offsets, key=abs)}
 
-# %% ../../nbs/01g_data.audit.ipynb #f57bd92f
+# %% ../../nbs/01g_data.audit.ipynb #93d9d467
 MOST = 60.0 # seconds of each file that are measured
 _TEXT, _NUMBERS = ("digest", "format", "error"), ("seconds", "rate", "channels", "peak_db", "rms_db", "clipped", "dc")
 
@@ -51,7 +51,7 @@ def _measure(
     return {"digest": digest(path), "seconds": seconds, "rate": rate, "channels": samples.shape[1],
             "format": f"{kind.format} {kind.subtype}", **_levels(samples), "error": ""}
 
-# %% ../../nbs/01g_data.audit.ipynb #4fdd9421
+# %% ../../nbs/01g_data.audit.ipynb #f57bd92f
 def measure_files(
     paths:list[Path], # sound files
     workers:int|None=None, # threads; None: one a core
@@ -61,7 +61,7 @@ def measure_files(
     rows = _each(_measure, list(paths), "measuring", workers)
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(_TEXT, object) | dict.fromkeys(_NUMBERS, float))
 
-# %% ../../nbs/01g_data.audit.ipynb #2f5eb1cf
+# %% ../../nbs/01g_data.audit.ipynb #de1aa170
 def _counts(
     clips:pd.DataFrame, # manifest and measurements
     labels:tuple[str, ...],
@@ -75,7 +75,7 @@ def _counts(
     return {"counts": {name: {label: int(count[name].get(label, 0)) for label in labels} for name in names},
             "groups_per_class": {label: int(groups.get(label, 0)) for label in labels}}
 
-# %% ../../nbs/01g_data.audit.ipynb #6ff1f3c4
+# %% ../../nbs/01g_data.audit.ipynb #951e1776
 SILENT, CLIPPED, OFFSET = -60.0, 0.001, 0.01 # peak in dB; share of samples; share of full scale
 
 def _number(
@@ -92,7 +92,7 @@ def _tally(
     counts = values[values.notna() & (values != "")].value_counts().sort_index()
     return {str(int(value)) if isinstance(value, float) else value: int(count) for value, count in counts.items()}
 
-# %% ../../nbs/01g_data.audit.ipynb #6ab88407
+# %% ../../nbs/01g_data.audit.ipynb #6ff1f3c4
 def _sound(
     clips:pd.DataFrame, # manifest and measurements
 ) -> dict: # of the audit: seconds, rates, channels, formats, level_db, silent, clipped
@@ -103,7 +103,7 @@ def _sound(
             "level_db": {"median_peak": _number(clips["peak_db"].median(), 2), "median_rms": _number(clips["rms_db"].median(), 2)},
             "silent": path[clips["peak_db"] < SILENT].tolist(), "clipped": path[clips["clipped"] > CLIPPED].tolist()}
 
-# %% ../../nbs/01g_data.audit.ipynb #f20aacf7
+# %% ../../nbs/01g_data.audit.ipynb #fd704e04
 def _alike(
     clips:pd.DataFrame, # manifest and measurements
 ) -> dict: # of the audit: duplicates, duplicates_across_splits, disagreeing_duplicates, groups_in_both_splits
@@ -116,7 +116,7 @@ def _alike(
             "disagreeing_duplicates": [rows["path"].tolist() for rows in sets if rows["label"].nunique() > 1],
             "groups_in_both_splits": sorted(groups["train"] & groups["test"])}
 
-# %% ../../nbs/01g_data.audit.ipynb #61b79120
+# %% ../../nbs/01g_data.audit.ipynb #c2f94a1b
 def _some(
     names:list[str],
     most:int=3, # written out
@@ -131,7 +131,7 @@ def _many(
     "A count with its noun: '1 clip', '1,200 classes'."
     return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
 
-# %% ../../nbs/01g_data.audit.ipynb #3fabed7f
+# %% ../../nbs/01g_data.audit.ipynb #f6c13e94
 def _split_warnings(
     clips:pd.DataFrame, # manifest
     found:dict, # the audit so far
@@ -146,7 +146,7 @@ def _split_warnings(
     if torn: yield f"{_many(len(torn), 'group')} in more than one official fold: {_some(torn)}; set splits.kind: grouped"
     if unsplit and clips["split"].any(): yield f"{_many(len(unsplit), 'clip')} in neither train nor test: {_some(unsplit)}; fill in the split, or remove the rows"
 
-# %% ../../nbs/01g_data.audit.ipynb #1e582d3e
+# %% ../../nbs/01g_data.audit.ipynb #3fabed7f
 def _copy_warnings(
     found:dict, # the audit so far
 ) -> Iterator[str]:
@@ -158,7 +158,7 @@ def _copy_warnings(
         ([copy for copy in found["duplicates"] if copy not in known], "", "keep one of each, or give them the same group")):
         if copies: yield f"{_many(len(copies), 'set')} of identical files{what}: {_some([' = '.join(copy) for copy in copies])}; {way_out}"
 
-# %% ../../nbs/01g_data.audit.ipynb #93a631b0
+# %% ../../nbs/01g_data.audit.ipynb #a746980e
 def _class_warnings(
     found:dict, # the audit so far
 ) -> Iterator[str]:
@@ -173,7 +173,7 @@ def _class_warnings(
         yield f"unbalanced classes: {train[most]:,} clips to train on of {most}, {train[least]:,} of {least}; weight the classes, and judge by macro-F1"
     if unjudged: yield f"no clip in test: {_some(unjudged)}; the test score says nothing about it"
 
-# %% ../../nbs/01g_data.audit.ipynb #281c1b15
+# %% ../../nbs/01g_data.audit.ipynb #71eb6e0e
 def _sound_warnings(
     clips:pd.DataFrame, # manifest and measurements
     found:dict, # the audit so far
@@ -189,7 +189,7 @@ def _sound_warnings(
         (long, "longer than 60 s, of which the first 60 s were measured", "cut them into clips")):
         if wrong: yield f"{_many(len(wrong), 'clip')} {what}: {_some(wrong)}; {way_out}"
 
-# %% ../../nbs/01g_data.audit.ipynb #ebccf872
+# %% ../../nbs/01g_data.audit.ipynb #c810c758
 def _unreadable(
     corpus:Corpus,
     errors:list[str], # one a clip, '' for good ones
@@ -198,7 +198,7 @@ def _unreadable(
     return [{"path": path, "reason": error.removeprefix(f"{file}: ")}
             for path, file, error in zip(corpus.manifest["path"], paths(corpus), errors) if error]
 
-# %% ../../nbs/01g_data.audit.ipynb #5ebadbbf
+# %% ../../nbs/01g_data.audit.ipynb #ebccf872
 def audit(
     corpus:Corpus,
     workers:int|None=None, # threads; None: one a core
@@ -213,7 +213,7 @@ def audit(
              **_counts(clips, corpus.labels), **_sound(clips), **_alike(clips)}
     return found | {"warnings": [*_split_warnings(clips, found), *_copy_warnings(found), *_class_warnings(found), *_sound_warnings(clips, found)]}
 
-# %% ../../nbs/01g_data.audit.ipynb #789c871c
+# %% ../../nbs/01g_data.audit.ipynb #8cdc9119
 def _block(
     title:str,
     sentences:list[str],
@@ -230,7 +230,7 @@ def _duration(
     "A total duration for people."
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
-# %% ../../nbs/01g_data.audit.ipynb #202a64df
+# %% ../../nbs/01g_data.audit.ipynb #789c871c
 def _table(
     audit:dict,
 ) -> list[str]: # lines: header, one a class, total
@@ -243,7 +243,7 @@ def _table(
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]) for row in rows]
 
-# %% ../../nbs/01g_data.audit.ipynb #e06a6d6f
+# %% ../../nbs/01g_data.audit.ipynb #202a64df
 def _facts(
     audit:dict,
 ) -> list[str]: # lines
@@ -256,7 +256,7 @@ def _facts(
              f"median peak {level['median_peak']:.1f} dB, RMS {level['median_rms']:.1f} dB re full scale")
     return [part for line in (heard, "; ".join(kinds)) for part in wrap(line, 100)]
 
-# %% ../../nbs/01g_data.audit.ipynb #d6cc3930
+# %% ../../nbs/01g_data.audit.ipynb #e06a6d6f
 def audit_text(
     audit:dict, # of `audit`
 ) -> str: # lines of at most 100 columns

@@ -6,7 +6,7 @@
 __all__ = ['png', 'class_colours', 'plot_counts', 'plot_durations', 'plot_spectrogram', 'plot_grid_spectrograms', 'plot_training',
            'plot_cv', 'plot_confusion', 'plot_per_class']
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #3152e040
+# %% ../../nbs/05c_evaluation.figures.ipynb #2003ecb6
 import io
 import textwrap
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #a22f2ecc
+# %% ../../nbs/05c_evaluation.figures.ipynb #3152e040
 _INK, _FAINT = "#3b3b3b", "#e3e3e3"
 
 def png(
@@ -34,7 +34,7 @@ def png(
     figure.savefig(content, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     return content.getvalue()
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #8c065a85
+# %% ../../nbs/05c_evaluation.figures.ipynb #af2002cd
 def _title(
     figure:Figure,
     *parts:str, # what is shown, the number of clips, a note; empty ones are left out
@@ -60,7 +60,7 @@ def _plain(
     axes.tick_params(labelsize=9, length=3, color="#9a9a9a")
     return axes
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #97da5685
+# %% ../../nbs/05c_evaluation.figures.ipynb #2011c399
 _DEUTERANOPE = np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]])
 _CONES = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
                    [0.0883024619, 0.2817188376, 0.6299787005]])
@@ -75,7 +75,7 @@ def _appearance(
     seen = (linear, (linear @ _DEUTERANOPE.T).clip(0, 1))
     return np.hstack([np.cbrt(light @ _CONES.T) @ _OKLAB.T for light in seen])
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #b34f6648
+# %% ../../nbs/05c_evaluation.figures.ipynb #97da5685
 @lru_cache
 def _palette(
     number:int,
@@ -95,14 +95,14 @@ def _palette(
         nearest = np.minimum(nearest, np.linalg.norm(places - places[farthest], axis=-1))
     return tuple(chosen[:number])
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #51d8d159
+# %% ../../nbs/05c_evaluation.figures.ipynb #b34f6648
 def class_colours(
     labels:Sequence[str], # class names in the order of the corpus
 ) -> dict[str, tuple[float, float, float]]: # label → sRGB, 0 to 1
     "The colour of every class, the same in every figure of a corpus; the first ten are seaborn's colour-blind palette."
     return dict(zip(labels, _palette(len(labels))))
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #bb32cc4c
+# %% ../../nbs/05c_evaluation.figures.ipynb #8e8502f1
 def _tint(
     colour:tuple[float, float, float],
     strength:float, # 1 the colour itself, 0 white
@@ -113,7 +113,7 @@ def _tint(
 def _strengths(number:int) -> list[float]: # from full colour to pale, as many as there are series
     return [1.0] if number == 1 else np.linspace(1, 0.4, number).tolist()
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #cf1c6d0a
+# %% ../../nbs/05c_evaluation.figures.ipynb #1b0634a0
 def _check_labels(
     manifest:pd.DataFrame,
     labels:Sequence[str],
@@ -136,7 +136,7 @@ def _by_class(
     axes.tick_params(axis="y", length=0)
     return figure, axes
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #5a486e48
+# %% ../../nbs/05c_evaluation.figures.ipynb #cf1c6d0a
 def plot_counts(
     manifest:pd.DataFrame, # columns label and, where there is one, split
     labels:Sequence[str], # class names in the order of the corpus
@@ -160,7 +160,7 @@ def plot_counts(
     _title(figure, "Clips by class and split" if len(names) > 1 else "Clips by class", _clips(len(manifest)), note)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #babf4c4e
+# %% ../../nbs/05c_evaluation.figures.ipynb #5a486e48
 def _splits(manifest:pd.DataFrame) -> pd.Series: # the split of every clip, 'all' where none is given
     splits = manifest["split"] if "split" in manifest else pd.Series(None, index=manifest.index, dtype=object)
     return splits.astype(object).where(splits.notna() & (splits != ""), "all").astype(str)
@@ -175,7 +175,7 @@ def _split_key(
     names = [f"{name} ({_clips(count)})" for name, count in counts.items()]
     figure.legend(patches, names, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #02d0addf
+# %% ../../nbs/05c_evaluation.figures.ipynb #1d503cc3
 def plot_durations(
     manifest:pd.DataFrame, # columns label and duration (s)
     labels:Sequence[str], # class names in the order of the corpus
@@ -200,7 +200,7 @@ def plot_durations(
     _title(figure, "Durations by class", _clips(len(manifest)), f"{missing:,} without a duration" if missing else "", note)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #e0d900a6
+# %% ../../nbs/05c_evaluation.figures.ipynb #c72ee76c
 def plot_spectrogram(
     features, # (bands, frames) in dB
     rate:float, # Hz
@@ -224,7 +224,7 @@ def plot_spectrogram(
     _title(figure, title)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #4f052d40
+# %% ../../nbs/05c_evaluation.figures.ipynb #e0d900a6
 def _frequency_axis(
     axes:Axes, # whose vertical axis counts bands from 0
     bands:int,
@@ -236,7 +236,7 @@ def _frequency_axis(
     octaves = [hertz for hertz in 62.5 * 2.0 ** np.arange(1, 10) if bands_hz[0] <= hertz <= bands_hz[-1]]
     axes.set_yticks(np.interp(octaves, bands_hz, np.arange(bands)), labels=[f"{hertz:,.0f}" for hertz in octaves])
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #f62809c4
+# %% ../../nbs/05c_evaluation.figures.ipynb #d1289a80
 def plot_grid_spectrograms(
     features_by_label:dict[str, np.ndarray], # label → (bands, frames) in dB, in the order of the panels
     seconds:float, # duration of each clip
@@ -262,7 +262,7 @@ def plot_grid_spectrograms(
     _title(figure, title)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #82e93a74
+# %% ../../nbs/05c_evaluation.figures.ipynb #b85a51a8
 def _fit_colours(
     names:Sequence[str], # 'fold 1', …, 'final'
 ) -> dict[str, tuple[float, float, float]]: # name → sRGB
@@ -279,7 +279,7 @@ def _curve(
     known = [(record["epoch"], record[key]) for record in records if record.get(key) is not None]
     return [epoch for epoch, _ in known], [value for _, value in known]
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #8efdd9e6
+# %% ../../nbs/05c_evaluation.figures.ipynb #82e93a74
 def plot_training(
     histories:dict[str, list[dict]], # fit → records with epoch, train_loss, valid_loss, valid_macro_f1 (None for final), lr
     note:str="", # said in the title: 'synthetic'
@@ -302,7 +302,7 @@ def plot_training(
     _title(figure, "Training", f"{epochs} epoch{'' if epochs == 1 else 's'}", note)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #773cb21a
+# %% ../../nbs/05c_evaluation.figures.ipynb #8efdd9e6
 def _mark_best(
     axes:Axes,
     records:list[dict],
@@ -344,7 +344,7 @@ def _rate_scale(
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_locator(NullLocator())
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #5757122c
+# %% ../../nbs/05c_evaluation.figures.ipynb #773cb21a
 def _training_key(
     figure:Figure,
     histories:dict[str, list[dict]],
@@ -358,7 +358,7 @@ def _training_key(
         lines["best epoch"] = Line2D([], [], color="#888888", marker="*", markersize=10, linestyle="")
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=7, frameon=False, fontsize=9)
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #dc2bc48c
+# %% ../../nbs/05c_evaluation.figures.ipynb #91325616
 def plot_cv(
     cv:dict, # what `summarise_folds` returns
     note:str="", # said in the title: 'synthetic'
@@ -374,7 +374,7 @@ def plot_cv(
     _title(figure, f"Cross-validation, {len(folds)} fold{plural}", _clips(sum(fold["n"] for fold in folds)), note)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #b2d1c567
+# %% ../../nbs/05c_evaluation.figures.ipynb #dc2bc48c
 def _fold_bars(
     axes:Axes,
     folds:list[dict],
@@ -399,7 +399,7 @@ def _fold_bars(
     axes.set_ylim(0, 1)
     axes.set_xlabel("fold", fontsize=9)
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #70df54cd
+# %% ../../nbs/05c_evaluation.figures.ipynb #ec51f897
 _WHITE_TO_BLUE = LinearSegmentedColormap.from_list("white_to_blue", ["#ffffff", "#8fb9d3", "#01517f"])
 
 def plot_confusion(
@@ -427,7 +427,7 @@ def plot_confusion(
     _title(figure, "Confusion matrix", _clips(int(counts.sum())), note)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #e5af6b4e
+# %% ../../nbs/05c_evaluation.figures.ipynb #70df54cd
 def _matrix_axes(
     axes:Axes,
     labels:Sequence[str],
@@ -447,7 +447,7 @@ def _matrix_axes(
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #77136344
+# %% ../../nbs/05c_evaluation.figures.ipynb #5e1386d5
 def plot_per_class(
     per_class:dict[str, dict], # label → 'precision', 'recall', 'f1', 'support', as in `judge`
     note:str="", # said in the title: 'synthetic'
@@ -469,7 +469,7 @@ def plot_per_class(
     _title(figure, "F1, recall and precision by class", _clips(sum(of["support"] for of in per_class.values())), note)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #b4d03808
+# %% ../../nbs/05c_evaluation.figures.ipynb #77136344
 _SCORE_SHADES = {"f1": 1.0, "recall": 0.68, "precision": 0.4} # from the top bar of a class to the lowest, 1 = its full colour
 
 def _per_class_key(

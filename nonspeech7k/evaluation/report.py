@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['headline', 'opening', 'caveats', 'protocol', 'confusions', 'alternative_texts', 'results_table', 'render_report']
 
-# %% ../../nbs/05d_evaluation.report.ipynb #e0b189a5
+# %% ../../nbs/05d_evaluation.report.ipynb #c805cd38
 import struct
 import textwrap
 from base64 import b64encode
@@ -13,7 +13,7 @@ from base64 import b64encode
 import jinja2
 import pandas as pd
 
-# %% ../../nbs/05d_evaluation.report.ipynb #0bba7157
+# %% ../../nbs/05d_evaluation.report.ipynb #e2210234
 def _percent(share:float) -> str: return f"{100 * share:.1f}\u00a0%" # 0.814 → '81.4 %'
 
 def _count(number:int, word:str) -> str: # '1 clip', '7,014 clips', '3 classes'
@@ -28,7 +28,7 @@ def _duration(seconds:float) -> str: # '8.3 s', '2 min 5 s', '1 h 4 min'
 def _listing(words:list[str]) -> str: # 'a', 'a and b', 'a, b and c'
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
-# %% ../../nbs/05d_evaluation.report.ipynb #2c4489ae
+# %% ../../nbs/05d_evaluation.report.ipynb #89fe3cc7
 def headline(
     metrics:dict, # the content of metrics.json
 ) -> dict: # 'n', 'accuracy', 'macro_f1', 'macro_precision', 'macro_recall', 'loss', 'ci95', 'per_class', 'confusion'
@@ -41,7 +41,7 @@ def headline(
     loss = sum(fold["loss"] * fold["n"] for fold in cv["folds"]) / sum(fold["n"] for fold in cv["folds"])
     return {key: cv[key] for key in ("n", "ci95", "per_class", "confusion")} | means | {"accuracy": right / cv["n"], "loss": loss}
 
-# %% ../../nbs/05d_evaluation.report.ipynb #585499ce
+# %% ../../nbs/05d_evaluation.report.ipynb #36778dda
 def _group_word(metrics:dict) -> str:
     return "recording" if metrics["study"]["corpus"] in ("nonspeech7k", "esc50") else "group"
 
@@ -52,7 +52,7 @@ def _clips_of(metrics:dict, split:str, grouped:bool, word:str="clip") -> str: # 
 
 def _noted(metrics:dict) -> str: return "synthetic; " if metrics["study"]["synthetic"] else ""
 
-# %% ../../nbs/05d_evaluation.report.ipynb #7e8e56ec
+# %% ../../nbs/05d_evaluation.report.ipynb #e8f31c47
 def opening(
     metrics:dict, # the content of metrics.json
     grouped:bool=True, # whether the corpus knows which clips belong together
@@ -68,7 +68,7 @@ def opening(
             f"{round(score['accuracy'] * score['n']):,} of {score['n']:,} clips correctly "
             f"(accuracy {_percent(score['accuracy'])}; {_noted(metrics)}95\u00a0% interval {_percent(shares[0])} to {_percent(shares[1])}).")
 
-# %% ../../nbs/05d_evaluation.report.ipynb #994db270
+# %% ../../nbs/05d_evaluation.report.ipynb #26658a0b
 def caveats(
     metrics:dict, # the content of metrics.json
 ) -> list[str]: # sentences; the last is always there
@@ -91,7 +91,7 @@ def _about_width(n:int, points:int) -> str:
     spread = f"interval of the macro-F1 is {_count(points, 'point')} wide"
     return f"{size} {spread}: with other recordings, the score could as well have come out anywhere in it."
 
-# %% ../../nbs/05d_evaluation.report.ipynb #132b5914
+# %% ../../nbs/05d_evaluation.report.ipynb #98698a0c
 def _about_folds(metrics:dict, grouped:bool) -> tuple[bool, str]: # whether it is a warning; the sentence
     study, word = metrics["study"], _group_word(metrics)
     folds, kind = _count(study["folds"], "fold"), study["fold_kind"]
@@ -101,7 +101,7 @@ def _about_folds(metrics:dict, grouped:bool) -> tuple[bool, str]: # whether it i
     if grouped: return False, f"The {folds} are grouped: all clips of one {word} are in the same fold, so no {word} is on both sides, in training and in validation."
     return False, f"The {folds} are drawn clip by clip, with the classes in equal shares."
 
-# %% ../../nbs/05d_evaluation.report.ipynb #70b4bcb0
+# %% ../../nbs/05d_evaluation.report.ipynb #132b5914
 def _about_test(metrics:dict, audit:dict) -> list[tuple[bool, str]]:
     study, word, grouped = metrics["study"], _group_word(metrics), audit["grouped"]
     if study["test"] == "none": return [(False, "There is no test split: each clip was judged by the fold's model that had not been trained on it. The final model, trained on all clips, was not judged itself.")]
@@ -113,7 +113,7 @@ def _about_test(metrics:dict, audit:dict) -> list[tuple[bool, str]]:
     if left_out: return [*found, (False, f"{stood}; {'its' if len(both) == 1 else 'their'} {_count(len(left_out), 'training clip')} {'was' if len(left_out) == 1 else 'were'} left out.")]
     return [*found, (True, f"{stood}, so the test is not fully independent of the training.")]
 
-# %% ../../nbs/05d_evaluation.report.ipynb #37912772
+# %% ../../nbs/05d_evaluation.report.ipynb #70b4bcb0
 def protocol(
     metrics:dict, # the content of metrics.json
     audit:dict, # the content of audit.json
@@ -125,7 +125,7 @@ def protocol(
             (False, "Each fold keeps its best epoch by the macro-F1 of its own validation clips, so cross-validation flatters a little."),
             (False, f"The 95\u00a0% intervals come from a bootstrap that draws {drawn}s with replacement.")]
 
-# %% ../../nbs/05d_evaluation.report.ipynb #9314c38a
+# %% ../../nbs/05d_evaluation.report.ipynb #57dc4a6c
 def confusions(
     score:dict, # with 'per_class' and 'confusion'
     most:int=5,
@@ -136,7 +136,7 @@ def confusions(
              for true, row in enumerate(score["confusion"]) for guess, clips in enumerate(row) if clips and guess != true]
     return sorted(cells, key=lambda cell: -cell["clips"])[:most]
 
-# %% ../../nbs/05d_evaluation.report.ipynb #ed243519
+# %% ../../nbs/05d_evaluation.report.ipynb #dd4ee5c2
 def alternative_texts(
     metrics:dict, # the content of metrics.json
     audit:dict, # the content of audit.json
@@ -151,13 +151,13 @@ def alternative_texts(
             "confusion_matrix": f"Confusion matrix{note}: most often taken for another class: {pairs}.",
             "per_class": f"Bar chart{note}: F1 by class is {f1}.", "counts": f"Bar chart{note} of the clips of each class: {clips}."}
 
-# %% ../../nbs/05d_evaluation.report.ipynb #d6592347
+# %% ../../nbs/05d_evaluation.report.ipynb #f6687f45
 def _row(name:str, clips, macro_f1:str, f1_range:str, accuracy:str, accuracy_range:str, note:str="") -> str:
     return f"{name:<12}{clips:>6}  {macro_f1:<8}  {f1_range:<14}  {accuracy:<8}  {accuracy_range:<16}  {note}".rstrip()
 
 def _spread(values:dict, form:str) -> str: return f"± {values['std']:{form}}" if values["std"] is not None else ""
 
-# %% ../../nbs/05d_evaluation.report.ipynb #c873c9ef
+# %% ../../nbs/05d_evaluation.report.ipynb #d6592347
 def results_table(
     metrics:dict, # the content of metrics.json
 ) -> str: # lines of at most 90 columns
@@ -175,7 +175,7 @@ def results_table(
     rule = "─" * max(map(len, [header, mean, last]))
     return "\n".join([textwrap.fill(title.strip(), 90), "", header, rule, *folds, mean, rule, last])
 
-# %% ../../nbs/05d_evaluation.report.ipynb #868776c3
+# %% ../../nbs/05d_evaluation.report.ipynb #42c5f469
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2326; --soft: #5d656c; --line: #dfe3e6; --paper: #fff; --wash: #f4f6f7;
   --accent: #0a6480; --band: #9cc9d8; --warn: #7a4300; --warn-wash: #fff5e3; --warn-line: #d98a1f }
@@ -202,7 +202,7 @@ h1 .badge { font-size: .9rem; letter-spacing: 0; vertical-align: .35em }
 .use { padding: 1.1rem 1.25rem .3rem; border-radius: .6rem; background: var(--wash) } .use h2 { font-size: 1.05rem; margin-bottom: .5rem } .use pre { white-space: pre-wrap; overflow-wrap: anywhere }
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #794ee28f
+# %% ../../nbs/05d_evaluation.report.ipynb #868776c3
 _STYLE += """
 pre { margin: 0 0 1rem; padding: .8rem 1rem; border: 1px solid var(--line); border-radius: .4rem; background: var(--paper); overflow-x: auto }
 pre, code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; font-size: .85rem; line-height: 1.5 }
@@ -225,7 +225,7 @@ tbody th { font-weight: 500 } tfoot th, tfoot td { font-weight: 650; border-bott
 @media (max-width: 34rem) { .bar { display: none } }
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #0557c0d3
+# %% ../../nbs/05d_evaluation.report.ipynb #794ee28f
 _STYLE += """
 figure { margin: 2rem 0 } figcaption { margin-top: .5rem }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; border-radius: .3rem; background: #fff }
@@ -245,7 +245,7 @@ summary:focus-visible, .wide:focus-visible { outline: 2px solid var(--accent); o
 }
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #4c59a902
+# %% ../../nbs/05d_evaluation.report.ipynb #575d9f39
 _MACROS = """
 {% macro mark() %}{% if study.synthetic %} <span class="badge">synthetic</span>{% endif %}{% endmacro %}
 {% macro pictures(section) %}{% for figure in figures if figure.section == section %}
@@ -256,7 +256,7 @@ _MACROS = """
 {% macro table(name) %}<div class="wide" role="region" aria-label="{{ name }}" tabindex="0"><table>{{ caller() }}</table></div>{% endmacro %}
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #7165211e
+# %% ../../nbs/05d_evaluation.report.ipynb #315eaf66
 _ANSWER = """
 <header>
 <p class="kicker">Report of a run of nonspeech7k</p>
@@ -276,7 +276,7 @@ _ANSWER = """
 </section>
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #0ea33714
+# %% ../../nbs/05d_evaluation.report.ipynb #7165211e
 _SCORES = """
 <section><h2>Scores on the {{ judged_on }}{{ mark() }}</h2>
 <dl class="scores">{% for tile in tiles %}<div><dt>{{ tile.name }}</dt><dd class="value">{{ tile.value }}</dd>
@@ -289,7 +289,7 @@ _SCORES = """
 <td class="whole"><span class="bar" aria-hidden="true"><i style="width: {{ "%.1f" % (100 * row.f1) }}%"></i></span>{{ "%.3f" % row.f1 }}</td></tr>{% endfor %}</tbody>{% endcall %}
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #86a5c18d
+# %% ../../nbs/05d_evaluation.report.ipynb #5415df66
 _FOLDS = """
 <h3>By fold</h3>
 {% call table("Scores by fold") %}<caption>Cross-validation{{ mark() }}</caption>
@@ -310,7 +310,7 @@ _FOLDS = """
 </section>
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #83d51313
+# %% ../../nbs/05d_evaluation.report.ipynb #fd73702e
 _DATA = """
 <section><h2>The data</h2>
 <p>{{ count(audit.clips, "clip") }}{% if audit.grouped %} of {{ count(audit.groups, group_word) }}{% endif %} in {{ count(study.classes, "class") }}{{ mark() }}, read in the layout <em>{{ study.corpus }}</em>.</p>
@@ -332,7 +332,7 @@ _DATA = """
 </section>
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #8fd4cdb1
+# %% ../../nbs/05d_evaluation.report.ipynb #370e7106
 _REST = """
 <section><h2>Training</h2>
 <dl class="facts">{% for key, value in training.items() %}<dt>{{ key }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
@@ -348,7 +348,7 @@ _REST = """
 </section>
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #efcef482
+# %% ../../nbs/05d_evaluation.report.ipynb #8fd4cdb1
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -361,7 +361,7 @@ _ENVIRONMENT = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefi
 _ENVIRONMENT.globals |= {"count": _count, "percent": _percent}
 _TEMPLATE = _ENVIRONMENT.from_string(_PAGE)
 
-# %% ../../nbs/05d_evaluation.report.ipynb #8a070dbc
+# %% ../../nbs/05d_evaluation.report.ipynb #eef77e7e
 _PLACES = {"count": "data", "duration": "data", "training": "training", "spectrogram": "features", "augmentation": "features"}
 
 def _figure(name:str, content:bytes, caption:str, alternative:str) -> dict:
@@ -372,7 +372,7 @@ def _figure(name:str, content:bytes, caption:str, alternative:str) -> dict:
     section = next((place for start, place in _PLACES.items() if name.startswith(start)), "result")
     return {"section": section, "content": b64encode(content).decode(), "width": width, "height": height, "caption": caption, "alternative": alternative}
 
-# %% ../../nbs/05d_evaluation.report.ipynb #71950cd3
+# %% ../../nbs/05d_evaluation.report.ipynb #8a070dbc
 def _tiles(score:dict) -> list[dict]:
     "The four scores with their intervals, and where these lie on a scale of 0 to 100."
     names = {"macro_f1": "Macro-F1", "accuracy": "Accuracy", "macro_precision": "Macro precision", "macro_recall": "Macro recall"}
@@ -383,7 +383,7 @@ def _tile(label:str, value:float, bounds:list[float]|None, form) -> dict:
     return {"name": label, "value": form(value), "at": round(100 * value, 2), "low": None if low is None else round(100 * low, 2),
             "width": bounds and round(100 * (high - low), 2), "interval": bounds and f"{form(low)} to {form(high)}"}
 
-# %% ../../nbs/05d_evaluation.report.ipynb #7dfc8dce
+# %% ../../nbs/05d_evaluation.report.ipynb #71950cd3
 def _training(study:dict) -> dict[str, str]:
     "The facts about the training; those that are not known are left out."
     known = {"Parameters": "parameters", "Epochs": "epochs", "Batch size": "batch_size", "Precision": "precision", "Device": "device_name",
@@ -399,7 +399,7 @@ def _times(metrics:dict) -> dict[str, str]:
     stages = {name.replace("_", " "): _duration(seconds) for name, seconds in metrics["seconds"].items()}
     return stages | {f"{name}, clips per second": f"{value:,.1f}" for name, value in metrics["clips_per_second"].items()}
 
-# %% ../../nbs/05d_evaluation.report.ipynb #3e3f1713
+# %% ../../nbs/05d_evaluation.report.ipynb #7dfc8dce
 def render_report(
     name:str, # of the recipe
     metrics:dict, # the content of metrics.json

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['roll', 'gain', 'noise', 'mask', 'WaveformAugmentation', 'FeatureAugmentation']
 
-# %% ../../nbs/02b_features.augment.ipynb #6a04128c
+# %% ../../nbs/02b_features.augment.ipynb #9af127b0
 import torch
 from torch import nn
 
-# %% ../../nbs/02b_features.augment.ipynb #50db49b3
+# %% ../../nbs/02b_features.augment.ipynb #6a04128c
 def _uniform(
     count:int,
     low:float,
@@ -19,7 +19,7 @@ def _uniform(
     "Uniform random numbers from low to high."
     return torch.rand(count, generator=generator, device=generator.device) * (high - low) + low
 
-# %% ../../nbs/02b_features.augment.ipynb #f0fba530
+# %% ../../nbs/02b_features.augment.ipynb #69a476ee
 def roll(
     waveforms:torch.Tensor, # (batch, samples)
     largest:float, # share of the clip, 0 to 1
@@ -28,10 +28,12 @@ def roll(
     "Each waveform moved in time by its own random step, at most `largest` of its length either way, round the end."
     batch, samples = waveforms.shape
     steps = _uniform(batch, -largest * samples, largest * samples, generator).round().long()
+    if waveforms.device.type == "cpu": # copying runs of memory is ten times faster than gathering sample by sample
+        return torch.stack([waveform.roll(step) for waveform, step in zip(waveforms, steps.tolist())])
     positions = torch.arange(samples, device=waveforms.device)
     return waveforms.gather(1, (positions - steps[:, None]) % samples)
 
-# %% ../../nbs/02b_features.augment.ipynb #76480641
+# %% ../../nbs/02b_features.augment.ipynb #a37a38de
 def gain(
     waveforms:torch.Tensor, # (batch, samples)
     low:float,
@@ -41,7 +43,7 @@ def gain(
     "Each waveform multiplied by its own random factor."
     return waveforms * _uniform(len(waveforms), low, high, generator)[:, None]
 
-# %% ../../nbs/02b_features.augment.ipynb #1dcca07e
+# %% ../../nbs/02b_features.augment.ipynb #0a869a8d
 def noise(
     features:torch.Tensor, # (batch, channels, bands, frames), standardised
     deviation:float, # of the noise; that of the features is 1
@@ -50,7 +52,7 @@ def noise(
     "Each spectrogram with Gaussian noise added."
     return features + deviation * torch.randn(features.shape, generator=generator, device=generator.device)
 
-# %% ../../nbs/02b_features.augment.ipynb #a220fd56
+# %% ../../nbs/02b_features.augment.ipynb #f4533561
 def mask(
     features:torch.Tensor, # (batch, channels, bands, frames), standardised
     axis:int, # 2: bands, 3: frames
@@ -65,7 +67,7 @@ def mask(
     hidden = (position >= start[:, None]) & (position < (start + width)[:, None])
     return features.masked_fill(hidden.view([batch, 1, size, 1] if axis == 2 else [batch, 1, 1, size]), 0)
 
-# %% ../../nbs/02b_features.augment.ipynb #77befdfd
+# %% ../../nbs/02b_features.augment.ipynb #04acf021
 class WaveformAugmentation(nn.Module):
     "Roll and gain on waveforms (batch, samples)."
     def __init__(self,
@@ -80,7 +82,7 @@ class WaveformAugmentation(nn.Module):
         if self.gain != (1, 1): waveforms = gain(waveforms, *self.gain, generator)
         return waveforms
 
-# %% ../../nbs/02b_features.augment.ipynb #04acf021
+# %% ../../nbs/02b_features.augment.ipynb #28a8a724
 class FeatureAugmentation(nn.Module):
     "Noise, one mask of bands and one of frames on standardised features (batch, channels, bands, frames)."
     def __init__(self,

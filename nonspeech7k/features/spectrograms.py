@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['LogMel', 'clip_moments', 'standardise']
 
-# %% ../../nbs/02a_features.spectrograms.ipynb #3e7169f5
+# %% ../../nbs/02a_features.spectrograms.ipynb #72d404f9
 import torch
 from torch import nn
 from torchaudio.functional import melscale_fbanks
 
-# %% ../../nbs/02a_features.spectrograms.ipynb #a898013e
+# %% ../../nbs/02a_features.spectrograms.ipynb #b894cc7b
 class LogMel(nn.Module):
     "Waveforms (batch, samples) → standardised mel spectrograms in dB (batch, 1, bands, frames)."
     def __init__(self,
@@ -34,7 +34,7 @@ class LogMel(nn.Module):
         "Mel spectrograms in dB relative to full scale, (batch, 1, bands, frames), not yet standardised."
         spectrum = torch.stft(waveforms, self.n_fft, self.hop_length, window=self.window, center=True,
                               pad_mode="reflect", return_complex=True)
-        power = self.filters @ torch.view_as_real(spectrum).square().sum(-1)
+        power = self.filters @ (spectrum.real.square() + spectrum.imag.square())
         level = 10 * power.clamp(min=1e-10).log10()
         floor = level.amax(dim=(-2, -1), keepdim=True) - self.top_db
         return torch.maximum(level, floor).unsqueeze(1)
@@ -42,7 +42,7 @@ class LogMel(nn.Module):
     def forward(self, waveforms:torch.Tensor) -> torch.Tensor:
         return (self.decibels(waveforms) - self.mean) / self.deviation
 
-# %% ../../nbs/02a_features.spectrograms.ipynb #471b9d4d
+# %% ../../nbs/02a_features.spectrograms.ipynb #d78a42b6
 @torch.no_grad()
 def clip_moments(
     front_end:LogMel,

@@ -6,7 +6,7 @@
 __all__ = ['FRONT_ENDS', 'NETWORKS', 'build_front_end', 'build_network', 'Classifier', 'describe', 'build_classifier',
            'save_classifier', 'load_classifier', 'find_sounds', 'predict']
 
-# %% ../../nbs/06a_inference.classifier.ipynb #00f8513e
+# %% ../../nbs/06a_inference.classifier.ipynb #1fa6a252
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +19,12 @@ from safetensors.torch import save
 from torch import nn
 
 from ..data.clips import BadClip, quantise, read_clip, restore
-from ..data.corpora import AUDIO
+from ..data.corpora import AUDIO, sound_files
 from ..features.spectrograms import LogMel
 from ..files import UserError, write_bytes
 from ..models.residual import ResidualNetwork
 
-# %% ../../nbs/06a_inference.classifier.ipynb #feec79ef
+# %% ../../nbs/06a_inference.classifier.ipynb #7429bd3b
 FRONT_ENDS = {"log_mel": LogMel}
 NETWORKS = {"residual": ResidualNetwork}
 
@@ -44,12 +44,12 @@ def build_network(
     "A network by name; raises `UserError` for a name that is not known."
     return _by_name(NETWORKS, "network.kind", kind)(classes, **settings)
 
-# %% ../../nbs/06a_inference.classifier.ipynb #236127b0
+# %% ../../nbs/06a_inference.classifier.ipynb #feec79ef
 def _by_name(table:dict, key:str, kind:str):
     if kind not in table: raise UserError(f"{key}: {kind!r} is not known; allowed: {', '.join(table)}")
     return table[kind]
 
-# %% ../../nbs/06a_inference.classifier.ipynb #ad6d0188
+# %% ../../nbs/06a_inference.classifier.ipynb #bc55ba00
 class Classifier(nn.Module):
     "Front end, network, class names and calibration: waveforms (batch, samples) → logits (batch, classes)."
     def __init__(self,
@@ -72,7 +72,7 @@ class Classifier(nn.Module):
         "The probability of each class for each waveform."
         return self(waveforms).double().softmax(1).cpu().numpy()
 
-# %% ../../nbs/06a_inference.classifier.ipynb #5356dfb0
+# %% ../../nbs/06a_inference.classifier.ipynb #9e30d72e
 def describe(
     labels:list[str], # class names, in the order of the logits
     recipe:dict, # a resolved recipe as plain data
@@ -90,7 +90,7 @@ def build_classifier(
     front_end = build_front_end(configuration["clip"]["rate"], **configuration["front_end"])
     return Classifier(front_end, build_network(len(configuration["labels"]), **configuration["network"]), configuration)
 
-# %% ../../nbs/06a_inference.classifier.ipynb #55a51080
+# %% ../../nbs/06a_inference.classifier.ipynb #139ad0e1
 def save_classifier(
     classifier:Classifier,
     path:str|Path, # a .safetensors file
@@ -113,7 +113,7 @@ def load_classifier(
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{path}: not a classifier of nonspeech7k, or damaged; train one with `nonspeech7k run`") from error
 
-# %% ../../nbs/06a_inference.classifier.ipynb #4bb254a9
+# %% ../../nbs/06a_inference.classifier.ipynb #55a51080
 def _filled(configuration:dict, arrays:dict[str, torch.Tensor]) -> Classifier:
     "The classifier of a configuration with these weights."
     if configuration["format"] != 1: raise UserError(f"the classifier has format {configuration['format']}, this version reads 1; update nonspeech7k")
@@ -121,7 +121,7 @@ def _filled(configuration:dict, arrays:dict[str, torch.Tensor]) -> Classifier:
     classifier.load_state_dict(arrays)
     return classifier
 
-# %% ../../nbs/06a_inference.classifier.ipynb #c8a756b2
+# %% ../../nbs/06a_inference.classifier.ipynb #44b3377d
 def find_sounds(
     places:list[str|Path], # sound files, and folders to be searched
 ) -> list[Path]: # a folder's files in order of their names
@@ -129,12 +129,12 @@ def find_sounds(
     files = []
     for place in map(Path, places):
         if not place.exists(): raise UserError(f"{place}: no such file or folder")
-        inside = sorted(path for path in place.rglob("*") if path.suffix.lower() in AUDIO and path.is_file()) if place.is_dir() else [place]
+        inside = sound_files(place) if place.is_dir() else [place]
         if not inside: raise UserError(f"{place}: holds no sound files ({', '.join(sorted(AUDIO))})")
         files += inside
     return files
 
-# %% ../../nbs/06a_inference.classifier.ipynb #0240c1ce
+# %% ../../nbs/06a_inference.classifier.ipynb #c8a756b2
 def predict(
     classifier:Classifier,
     files:list[Path],
@@ -149,7 +149,7 @@ def predict(
             rows = iter(_judged(classifier, [clip for clip in read if not isinstance(clip, BadClip)]))
             for path, clip in zip(some, read): yield clip if isinstance(clip, BadClip) else {"path": str(path), **next(rows)}
 
-# %% ../../nbs/06a_inference.classifier.ipynb #1fc0d0fb
+# %% ../../nbs/06a_inference.classifier.ipynb #0240c1ce
 def _read(classifier:Classifier, path:Path) -> tuple[np.ndarray, float]|BadClip:
     "A file as the clip bank would hold it, with the whole file's duration; or its error."
     try: waveform, duration = read_clip(path, **classifier.configuration["clip"])

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ResidualBlock', 'ResidualNetwork']
 
-# %% ../../nbs/03a_models.residual.ipynb #92e9bda7
+# %% ../../nbs/03a_models.residual.ipynb #b3e731ee
 import torch
 from torch import nn
 
-# %% ../../nbs/03a_models.residual.ipynb #108283f8
+# %% ../../nbs/03a_models.residual.ipynb #c65189bf
 class ResidualBlock(nn.Module):
     "Two 3×3 convolutions beside a 1×1 shortcut: (batch, inputs, height, width) → (batch, outputs, height, width)."
     def __init__(self,
@@ -25,7 +25,7 @@ class ResidualBlock(nn.Module):
     def forward(self, picture:torch.Tensor) -> torch.Tensor:
         return torch.relu(self.correction(picture) + self.shortcut(picture))
 
-# %% ../../nbs/03a_models.residual.ipynb #79369035
+# %% ../../nbs/03a_models.residual.ipynb #b311a8bb
 class ResidualNetwork(nn.Module):
     "Features (batch, 1, bands, frames) → logits (batch, classes)."
     def __init__(self,

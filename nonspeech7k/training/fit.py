@@ -6,7 +6,7 @@
 __all__ = ['Model', 'batches', 'train_epoch', 'predict_logits', 'validation_scores', 'State', 'save_state', 'load_state',
            'Optimisation', 'fit']
 
-# %% ../../nbs/04c_training.fit.ipynb #9a08dd9d
+# %% ../../nbs/04c_training.fit.ipynb #5eada2de
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from ..recipe import seed_for
 from .devices import Resident, autocast, seed_weights
 from .losses import class_weights
 
-# %% ../../nbs/04c_training.fit.ipynb #b02aca1a
+# %% ../../nbs/04c_training.fit.ipynb #cba3f07e
 @dataclass(frozen=True)
 class Model:
     "The way from waveforms to logits, with and without augmentation."
@@ -52,7 +52,7 @@ class Model:
         features = features.contiguous(memory_format=torch.channels_last)
         with autocast(features.device, self.dtype): return self.network(features).float()
 
-# %% ../../nbs/04c_training.fit.ipynb #77a80800
+# %% ../../nbs/04c_training.fit.ipynb #0512402d
 def batches(
     indices:torch.Tensor, # (clips,) int64
     size:int, # clips in a batch
@@ -62,7 +62,7 @@ def batches(
     order = indices[torch.randperm(len(indices), generator=generator)]
     return list(order[:max(len(order) // size * size, min(size, len(order)))].split(size))
 
-# %% ../../nbs/04c_training.fit.ipynb #9088f732
+# %% ../../nbs/04c_training.fit.ipynb #68d95d90
 def train_epoch(
     model:Model,
     clips:Resident,
@@ -87,7 +87,7 @@ def train_epoch(
         advance(len(indices))
     return total.item() / len(order)
 
-# %% ../../nbs/04c_training.fit.ipynb #7a309266
+# %% ../../nbs/04c_training.fit.ipynb #4ebd6a37
 @torch.inference_mode()
 def predict_logits(
     model:Model,
@@ -104,7 +104,7 @@ def predict_logits(
         advance(len(batch))
     return torch.cat(parts)
 
-# %% ../../nbs/04c_training.fit.ipynb #5b4bb868
+# %% ../../nbs/04c_training.fit.ipynb #d081c5b6
 def validation_scores(
     logits:torch.Tensor, # (clips, classes)
     targets:torch.Tensor, # (clips,)
@@ -116,7 +116,7 @@ def validation_scores(
             "valid_accuracy": (predicted == targets).double().mean().item(),
             "valid_macro_f1": float(f1_score(targets, predicted, labels=targets.unique(), average="macro", zero_division=0))}
 
-# %% ../../nbs/04c_training.fit.ipynb #22c8db8c
+# %% ../../nbs/04c_training.fit.ipynb #879959c9
 @dataclass
 class State:
     "Everything that one epoch hands to the next."
@@ -129,7 +129,7 @@ class State:
     @property
     def best_macro_f1(self) -> float: return max((record["valid_macro_f1"] or 0 for record in self.history), default=-1.0)
 
-# %% ../../nbs/04c_training.fit.ipynb #2257e7bf
+# %% ../../nbs/04c_training.fit.ipynb #22c8db8c
 def save_state(
     state:State,
     path:Path,
@@ -144,7 +144,7 @@ def save_state(
             "schedule": state.schedule and state.schedule.state_dict()}
     write_bytes(path, save({name: value.cpu().contiguous() for name, value in arrays.items()}, {"state": json.dumps(text)}))
 
-# %% ../../nbs/04c_training.fit.ipynb #ff7c9a0a
+# %% ../../nbs/04c_training.fit.ipynb #2257e7bf
 def load_state(
     state:State, # changed in place
     path:Path,
@@ -163,7 +163,7 @@ def load_state(
     _load_optimiser(state.optimiser, _under(arrays, "optimiser."), text["learning_rate"])
     if state.schedule: state.schedule.load_state_dict(text["schedule"])
 
-# %% ../../nbs/04c_training.fit.ipynb #72d5ec2d
+# %% ../../nbs/04c_training.fit.ipynb #ff7c9a0a
 def _under(arrays:dict, prefix:str) -> dict:
     "The arrays whose names begin with a prefix, without it."
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
@@ -177,7 +177,7 @@ def _load_optimiser(optimiser:torch.optim.Optimizer, arrays:dict, learning_rate:
     optimiser.load_state_dict(saved)
     for group in optimiser.param_groups: group["lr"] = learning_rate
 
-# %% ../../nbs/04c_training.fit.ipynb #9f6dae16
+# %% ../../nbs/04c_training.fit.ipynb #27e2d108
 @dataclass(frozen=True)
 class Optimisation:
     "How a network is trained; the defaults are the reference system's."
@@ -190,7 +190,7 @@ class Optimisation:
     patience:int = 3 # epochs without a lower validation loss before the learning rate falls
     factor:float = 0.5 # by which it falls
 
-# %% ../../nbs/04c_training.fit.ipynb #6516a776
+# %% ../../nbs/04c_training.fit.ipynb #9f6dae16
 def fit(
     model:Model, # its network is trained in place
     clips:Resident,
@@ -220,7 +220,7 @@ def fit(
             bar.set_postfix({"loss": f"{record['train_loss']:.3f}"} | ({"F1": f"{record['valid_macro_f1']:.3f}"} if len(valid) else {}), refresh=False)
     return state.best, state.history
 
-# %% ../../nbs/04c_training.fit.ipynb #335286e2
+# %% ../../nbs/04c_training.fit.ipynb #6516a776
 def _start(network:nn.Module, settings:Optimisation, scheduled:bool) -> State:
     "A fit's state before the first epoch."
     network.to(memory_format=torch.channels_last)
@@ -238,7 +238,7 @@ def _keep(state:State, record:dict):
     if state.schedule: state.schedule.step(record["valid_loss"])
     if better: state.best = {name: value.detach().cpu().clone() for name, value in state.network.state_dict().items()}
 
-# %% ../../nbs/04c_training.fit.ipynb #c6d5a2bc
+# %% ../../nbs/04c_training.fit.ipynb #335286e2
 def _epoch(model:Model, state:State, clips:Resident, targets:torch.Tensor, train:torch.Tensor, valid:torch.Tensor,
            settings:Optimisation, seed:int, epoch:int, bar) -> dict:
     "Train and validate once; the epoch's record."
