@@ -6,6 +6,7 @@
 __all__ = ['app', 'Changes', 'STOPPED', 'options', 'run', 'demo', 'audit', 'train', 'predict', 'main']
 
 # %% ../nbs/08_cli.ipynb #637252dc
+import errno
 import json
 import os
 import sys
@@ -183,6 +184,7 @@ def _answer(error:BaseException) -> int:
     if isinstance(error, SystemExit): return error.code or 0
     if isinstance(error, (KeyboardInterrupt, typer.Abort)): return STOPPED
     if isinstance(error, UserError): return _say(str(error), 2)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT): return _say("standard output: the disk is full; free some space and run the same command again", 2)
     if hasattr(error, "format_message"): return _say(f"{error.format_message().rstrip('.')}; see `nonspeech7k --help`", 2)
     if type(error).__name__ == "StageError": return _say(str(error), 1)
     return _say(f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1)

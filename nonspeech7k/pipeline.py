@@ -6,10 +6,11 @@
 __all__ = ['STAGES', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_run', 'enter_run', 'require', 'stage', 'read_recipe_corpus',
            'open_recipe_bank', 'explore', 'open_clips', 'front_end_of', 'measure', 'augmentations', 'train',
            'model_file', 'evaluate', 'judged', 'unknown_parameters', 'refuse_unknown_parameters', 'StageError',
-           'execute', 'run_all']
+           'notebook_of', 'execute', 'run_all']
 
 # %% ../nbs/07_pipeline.ipynb #eb11447f
 import ast
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time, time_ns
 
 import numpy as np
 import pandas as pd
@@ -364,13 +365,28 @@ def _classifier(run:Run, part:FoldPart, model:Model) -> Classifier:
 @contextmanager
 def _curves(run:Run, part:FoldPart) -> Iterator:
     "A function that sends an epoch's record to TensorBoard."
-    from torch.utils.tensorboard import SummaryWriter # slow to import, needed only here
-    with SummaryWriter(run.folder/"tensorboard"/part.name.replace(" ", "")) as writer:
+    with _events(run.folder/"tensorboard"/part.name.replace(" ", "")) as append:
         def write(record:dict):
-            for key, value in record.items():
-                if key != "epoch" and value is not None: writer.add_scalar(key, value, record["epoch"])
-            writer.flush()
+            values = [{"tag": key, "simple_value": value} for key, value in record.items() if key != "epoch" and value is not None]
+            append(step=record["epoch"], summary={"value": values})
         yield write
+
+@contextmanager
+def _events(folder:Path) -> Iterator:
+    "A function that appends an event to a new TensorBoard file, at once, so that a full disk is noticed where it can be said."
+    from tensorboard.compat.proto.event_pb2 import Event # slow to import, needed only here
+    from tensorboard.summary.writer.record_writer import RecordWriter
+    path = folder/f"events.out.tfevents.{time_ns()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            records = RecordWriter(file)
+            def append(**fields):
+                records.write(Event(wall_time=time(), **fields).SerializeToString())
+                records.flush()
+            append(file_version="brain.Event:2")
+            yield append
+    except OSError as error: raise cannot_write(path, error) from error
 
 # %% ../nbs/07_pipeline.ipynb #08e722a4
 def evaluate(
@@ -504,22 +520,33 @@ def refuse_unknown_parameters():
 class StageError(Exception):
     "A stage failed by a fault of the program; names the stage and the notebook that shows it."
 
+def notebook_of(
+    run:Run,
+    name:str, # one of STAGES
+) -> Path:
+    "Where a stage's executed notebook is kept."
+    return run.folder/"notebooks"/f"{name}.ipynb"
+
 def execute(
     run:Run,
     name:str, # one of STAGES
 ) -> Path: # the executed notebook, in the run's notebooks/
     "Execute a stage's notebook through papermill; raises `UserError` or `StageError`."
     import papermill # slow to import, needed only here
-    target = run.folder/"notebooks"/f"{name}.ipynb"
+    target = notebook_of(run, name)
+    partial = target.with_name(f".{name}.partial.ipynb") # papermill writes in place, and asks for this suffix
     parameters = {"recipe": str(run.folder/"recipe.yaml"), "run_dir": str(run.folder), "overrides": []}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(resource("pipeline", f"{name}.ipynb"), target, parameters, kernel_name="python3", progress_bar=False,
+        papermill.execute_notebook(resource("pipeline", f"{name}.ipynb"), partial, parameters, kernel_name="python3", progress_bar=False,
                                    stderr_file=sys.stderr, coalesce_streams=True, extra_arguments=["--log-level=CRITICAL"])
+        os.replace(partial, target)
     except papermill.PapermillExecutionError as error:
+        os.replace(partial, target)
         if error.ename in ("UserError", "BadClip"): raise UserError(error.evalue) from error
         raise StageError(f"stage {name} failed: {error.ename}: {error.evalue} (the notebook shows where: {target})") from error
     except OSError as error: raise cannot_write(target, error) from error
+    finally: partial.unlink(missing_ok=True)
     return target
 
 # %% ../nbs/07_pipeline.ipynb #c746696c
@@ -530,14 +557,18 @@ def run_all(
     with _alone(run):
         sweep(run.folder)
         for name in STAGES:
-            if not run.finished(name): execute(run, name)
+            if not run.finished(name) or not notebook_of(run, name).exists(): execute(run, name)
     return evaluate(run)
+
+def _opened(path:Path):
+    try: return open(path, "a")
+    except OSError as error: raise cannot_write(path, error) from error
 
 @contextmanager
 def _alone(run:Run) -> Iterator:
     "A `with` in which no other process executes this run."
     import fcntl # not on Windows
-    with open(run.folder/".lock", "w") as lock:
+    with _opened(run.folder/".lock") as lock:
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error: raise UserError(f"{run.folder}: another process works on this run; wait for it, or choose another folder") from error
         yield

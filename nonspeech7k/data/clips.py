@@ -66,6 +66,8 @@ def _check_samples(samples:np.ndarray, wanted:int):
 
 def _reason(error:Exception) -> str:
     "What is wrong, without the file's name, which the message has already."
+    if isinstance(error, soundfile.LibsndfileError) and "SF_INFO" in error.error_string:
+        return "the header gives 0 Hz, or another sampling rate that cannot be"
     if isinstance(error, soundfile.LibsndfileError):
         return f"cannot be decoded ({error.error_string.strip().rstrip('.')})"
     return error.strerror if isinstance(error, OSError) else str(error)
@@ -160,6 +162,7 @@ def open_bank(
     bad = {index: result for index, result in enumerate(found) if isinstance(result, BadClip)}
     good = {index: result for index, result in enumerate(found) if index not in bad}
     bad |= _ensure(_by_content(paths, good), rate, seconds, Path(folder), workers)
+    bad = dict(sorted(bad.items())) # in the order of the paths
     good = [content for index, content in good.items() if index not in bad]
     if not good: return None, bad
     return _load(Path(folder)/bank_key(good, rate, seconds), good), bad

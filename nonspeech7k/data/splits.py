@@ -51,11 +51,14 @@ def _refuse_one_sided(manifest:pd.DataFrame):
         if missing: raise UserError(f"splits.test held_out: no clip of {', '.join(missing)} fell into {part}; choose another seed, or leave the class out")
 
 # %% ../../nbs/01e_data.splits.ipynb #de7608fd
+def _refuse_one_class(labels:pd.Series):
+    if labels.nunique() < 2:
+        raise UserError(f"only one class, {labels.iloc[0]!r}, where at least two are needed" if len(labels) else "no clip to split")
+
 def _refuse_small(manifest:pd.DataFrame, parts:int, unit:str, key:str):
     "Refuse one class only, and classes with fewer groups or clips than parts."
     labels = manifest["label"]
-    if labels.nunique() < 2:
-        raise UserError(f"only one class, {labels.iloc[0]!r}, where at least two are needed" if len(labels) else "no clip to split")
+    _refuse_one_class(labels)
     counts = manifest.groupby("label")["group"].nunique() if unit == "group" else labels.value_counts()
     small = [f"class {label!r} has {count} {unit}{'s' * (count != 1)}, fewer than the {parts} parts of {key}; "
              f"lower it, or leave the class out" for label, count in counts.items() if count < parts]
@@ -94,6 +97,7 @@ def assign_folds(
 ) -> pd.DataFrame: # a copy whose training clips have a fold from 1 to `folds`, all others 0
     "Give every training clip the fold in which it is validated."
     train = manifest[manifest["split"] == "train"]
+    _refuse_one_class(train["label"])
     number = _official(train, folds) if kind == "official" else _drawn(train, kind, folds, seed)
     manifest = manifest.assign(fold=0)
     manifest.loc[train.index, "fold"] = number
