@@ -7,7 +7,7 @@ __all__ = ['LABELS', 'VOWELS', 'Speaker', 'draw_speaker', 'curve', 'unit', 'glot
            'envelope', 'Throat', 'lay', 'breath', 'cough', 'crying', 'laugh', 'screaming', 'sneeze', 'yawn',
            'coloured_noise', 'recorded', 'synthesise', 'write_demo']
 
-# %% ../../nbs/01c_data.synthesis.ipynb #b2e166da
+# %% ../../nbs/01c_data.synthesis.ipynb #27f77bb3
 import csv
 import io
 import os
@@ -24,12 +24,12 @@ from scipy.signal import butter, lfilter, oaconvolve, sosfilt
 from ..files import UserError, cannot_write
 from ..progress import progress
 
-# %% ../../nbs/01c_data.synthesis.ipynb #3bf6c3c4
+# %% ../../nbs/01c_data.synthesis.ipynb #bc3e12c5
 LABELS = ("breath", "cough", "crying", "laugh", "screaming", "sneeze", "yawn")
 _ORIGINAL_CLIPS = np.array([1690, 632, 1791, 1133, 593, 236, 214])
 _MEAN_SECONDS = (3.79, 2.88, 3.75, 3.46, 3.28, 2.05, 2.45)
 
-# %% ../../nbs/01c_data.synthesis.ipynb #23c56ff3
+# %% ../../nbs/01c_data.synthesis.ipynb #cc04b49d
 @dataclass(frozen=True)
 class Speaker:
     "One virtual person and the place where they are recorded; drawn by `draw_speaker`."
@@ -46,7 +46,7 @@ class Speaker:
     signal_to_noise:float # dB, on average over the clips
     room:int # seed of the echo
 
-# %% ../../nbs/01c_data.synthesis.ipynb #7d2c4781
+# %% ../../nbs/01c_data.synthesis.ipynb #a0ba86ab
 def draw_speaker(
     rng:np.random.Generator,
 ) -> Speaker:
@@ -58,7 +58,7 @@ def draw_speaker(
                    low_cut=rng.uniform(40, 250), high_cut=np.exp(rng.uniform(np.log(3500), np.log(15000))),
                    noise_slope=rng.uniform(0, 2), signal_to_noise=rng.uniform(3, 27), room=int(rng.integers(2**32)))
 
-# %% ../../nbs/01c_data.synthesis.ipynb #d56cb5d1
+# %% ../../nbs/01c_data.synthesis.ipynb #97e3c81f
 def curve(
     values, # two or more numbers, evenly spaced in time; one number is a constant
     samples:int, # how long the result is
@@ -72,7 +72,7 @@ def unit(
     "A sound at a root-mean-square of one."
     return sound / (np.sqrt(np.mean(np.square(sound))) + 1e-9)
 
-# %% ../../nbs/01c_data.synthesis.ipynb #f93daed1
+# %% ../../nbs/01c_data.synthesis.ipynb #064105ac
 def _perturbed_phase(step, roughness, rng):
     "Phase in cycles and loudness per sample, with the jitter and shimmer of a voice; `step` is cycles per sample."
     cycle = np.cumsum(step, dtype=np.float64).astype(int)
@@ -84,7 +84,7 @@ def _perturbed_phase(step, roughness, rng):
     loudness = np.clip(1 + (.05 + .3*roughness)*shimmer + doubling, .1, 2)
     return (phase % 1).astype(np.float32), step, loudness[cycle]
 
-# %% ../../nbs/01c_data.synthesis.ipynb #90897f26
+# %% ../../nbs/01c_data.synthesis.ipynb #f93daed1
 def glottal_pulses(
     pitch:np.ndarray, # (samples,) Hz
     rate:int, # Hz
@@ -103,13 +103,13 @@ def glottal_pulses(
     late = np.clip((phase - open_quotient)/step, -1, 1) # samples since the folds shut
     return loudness*(slope - np.sign(late)*(1 - np.abs(late))**2/2/fall), flow
 
-# %% ../../nbs/01c_data.synthesis.ipynb #e15bea20
+# %% ../../nbs/01c_data.synthesis.ipynb #8079c3f2
 _HIGHER = (3500, 4500, 5500, 6500)
 VOWELS = { # Hz, of an adult man
     "a": (730, 1090, 2440, *_HIGHER), "ae": (660, 1720, 2410, *_HIGHER), "uh": (640, 1190, 2390, *_HIGHER),
     "neutral": (500, 1500, 2500, *_HIGHER), "i": (270, 2290, 3010, *_HIGHER), "u": (300, 870, 2240, *_HIGHER)}
 
-# %% ../../nbs/01c_data.synthesis.ipynb #aabd69bf
+# %% ../../nbs/01c_data.synthesis.ipynb #371c402a
 def resonators(
     formants:np.ndarray, # (..., formants) Hz
     rate:int, # Hz
@@ -133,7 +133,7 @@ def vocal_tract(
         sound[first:last], state = sosfilt(section, source[first:last], zi=state)
     return sound
 
-# %% ../../nbs/01c_data.synthesis.ipynb #f8784922
+# %% ../../nbs/01c_data.synthesis.ipynb #3a8b737b
 def envelope(
     level, # loudness at evenly spaced times
     samples:int,
@@ -147,7 +147,7 @@ def envelope(
     shape[-closing:] *= np.linspace(1, 0, closing)
     return shape
 
-# %% ../../nbs/01c_data.synthesis.ipynb #7e11ca78
+# %% ../../nbs/01c_data.synthesis.ipynb #dfe1ca9f
 @dataclass(frozen=True)
 class Throat:
     "A speaker who can make voiced and breathed sounds."
@@ -199,7 +199,7 @@ class Throat:
         sharp = lfilter([1, -2, 1], [1, -2*pole, pole**2], noise)
         return unit(unit(through) + hiss*unit(sharp))*envelope(level, samples, self.rate, attack)
 
-# %% ../../nbs/01c_data.synthesis.ipynb #e06bb027
+# %% ../../nbs/01c_data.synthesis.ipynb #980163fb
 def lay(
     pieces:Iterator[tuple[float, np.ndarray]], # (start in s, sound)
     samples:int, # length of the clip
@@ -217,7 +217,7 @@ def _one_of(rng, *choices):
     "One of a few values, each as likely."
     return choices[rng.integers(len(choices))]
 
-# %% ../../nbs/01c_data.synthesis.ipynb #194a3cf8
+# %% ../../nbs/01c_data.synthesis.ipynb #38429c90
 def breath(
     throat:Throat,
     seconds:float, # length of the clip
@@ -236,7 +236,7 @@ def breath(
             yield now + inhale, .5*throat.voiced(.7*exhale, speaker.pitch*np.array([1.1, .8]), (mouth,), (0, 1, .4, 0), .08, breathiness=.6)
         now += cycle
 
-# %% ../../nbs/01c_data.synthesis.ipynb #66a4ede7
+# %% ../../nbs/01c_data.synthesis.ipynb #fdd5e733
 def cough(
     throat:Throat,
     seconds:float, # length of the clip
@@ -259,7 +259,7 @@ def cough(
         strength *= rng.uniform(.6, 1.05)
         now += length + rng.uniform(.05, .5)/speaker.tempo
 
-# %% ../../nbs/01c_data.synthesis.ipynb #c384a40c
+# %% ../../nbs/01c_data.synthesis.ipynb #09ac08cb
 def crying(
     throat:Throat,
     seconds:float, # length of the clip
@@ -279,7 +279,7 @@ def crying(
         yield now + length, rng.uniform(.1, .5)*throat.breathed(gasp, ("uh", "neutral"), (0, .6, 1, .2), hiss=.6)
         now += length + gasp + rng.uniform(0, .3)
 
-# %% ../../nbs/01c_data.synthesis.ipynb #a81156e9
+# %% ../../nbs/01c_data.synthesis.ipynb #9a5d8071
 def laugh(
     throat:Throat,
     seconds:float, # length of the clip
@@ -301,7 +301,7 @@ def laugh(
         yield now, rng.uniform(.1, .6)*throat.breathed(gasp, ("uh",), (0, .7, 1, 0), hiss=.6)
         now += gasp + rng.uniform(0, .3)
 
-# %% ../../nbs/01c_data.synthesis.ipynb #8e6f5b79
+# %% ../../nbs/01c_data.synthesis.ipynb #ff0895aa
 def screaming(
     throat:Throat,
     seconds:float, # length of the clip
@@ -317,7 +317,7 @@ def screaming(
         yield now + length, rng.uniform(.05, .3)*throat.breathed(rng.uniform(.15, .4), ("uh",), (0, .6, 1, 0), hiss=.6)
         now += length + rng.uniform(.1, .65)
 
-# %% ../../nbs/01c_data.synthesis.ipynb #60f232ed
+# %% ../../nbs/01c_data.synthesis.ipynb #03c10fc8
 def sneeze(
     throat:Throat,
     seconds:float, # length of the clip
@@ -335,7 +335,7 @@ def sneeze(
         tail = throat.voiced(length*rng.uniform(.8, 1.6), pitch, (_one_of(rng, "i", "a", "uh"), "u"), (.4, 1, .4, 0), .02, .3, .1)
         yield now + .15*length, rng.uniform(.4, 1.3)*tail
 
-# %% ../../nbs/01c_data.synthesis.ipynb #a98956a2
+# %% ../../nbs/01c_data.synthesis.ipynb #d91e7159
 def yawn(
     throat:Throat,
     seconds:float, # length of the clip
@@ -353,7 +353,7 @@ def yawn(
         pitch = speaker.pitch*rng.uniform(1.1, 2)*np.array([1, 1.1, .9, .75, .6])
         yield now, rng.uniform(.4, 1.2)*throat.voiced(exhale, pitch, mouth, (0, 1, .8, .4, .1, 0), .1, .3)
 
-# %% ../../nbs/01c_data.synthesis.ipynb #77c71697
+# %% ../../nbs/01c_data.synthesis.ipynb #a68fbc05
 def coloured_noise(
     samples:int,
     slope:float, # power falls as 1/f to this power: 0 white, 1 pink, 2 brown
@@ -366,7 +366,7 @@ def coloured_noise(
     frequency = np.maximum(np.arange(len(parts), dtype=np.float32)*np.float32(rate/size), 50)
     return unit(irfft(parts*frequency**np.float32(-slope/2), size)[:samples])
 
-# %% ../../nbs/01c_data.synthesis.ipynb #f91f11ff
+# %% ../../nbs/01c_data.synthesis.ipynb #6b37902f
 def recorded(
     voice:np.ndarray, # (samples,) as it leaves the mouth
     speaker:Speaker, # whose room and microphone it is
@@ -384,7 +384,7 @@ def recorded(
     sound = sosfilt(band, sound)
     return (sound/np.abs(sound).max()*10**(rng.uniform(-25, -1)/20)).astype(np.float32)
 
-# %% ../../nbs/01c_data.synthesis.ipynb #e3e4c4d4
+# %% ../../nbs/01c_data.synthesis.ipynb #bb3eb578
 _CLASSES = dict(zip(LABELS, (breath, cough, crying, laugh, screaming, sneeze, yawn)))
 
 def synthesise(
@@ -400,7 +400,7 @@ def synthesise(
     throat = Throat(speaker, rng, rate)
     return recorded(lay(_CLASSES[label](throat, samples/rate), samples, rate), speaker, rng, rate)
 
-# %% ../../nbs/01c_data.synthesis.ipynb #4874aa98
+# %% ../../nbs/01c_data.synthesis.ipynb #4eb0f173
 def _class_sizes(total, least):
     "Clips per class, at least `least` each, `total` together; the rest by the square root of Nonspeech7k's own counts."
     share = np.sqrt(_ORIGINAL_CLIPS)/np.sqrt(_ORIGINAL_CLIPS).sum()*(total - least*len(LABELS))
@@ -409,7 +409,7 @@ def _class_sizes(total, least):
     sizes[np.argsort(sizes - share, kind="stable")[:leftover]] += 1
     return sizes + least
 
-# %% ../../nbs/01c_data.synthesis.ipynb #0b899947
+# %% ../../nbs/01c_data.synthesis.ipynb #32d42692
 @dataclass(frozen=True)
 class _Clip:
     "One line of the plan."
@@ -430,7 +430,7 @@ def _plan(total, least, first, rng):
             recording += 1
     return clips
 
-# %% ../../nbs/01c_data.synthesis.ipynb #d74aea3a
+# %% ../../nbs/01c_data.synthesis.ipynb #776836a3
 def _generator(seed, recording, number=0):
     "The generator of a recording's speaker (number 0) or of its clips (numbers from 1)."
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(recording, number)))
@@ -445,7 +445,7 @@ def _wav(clip, seed, rate):
         file.writeframes(np.round(sound*32767).astype("<i2").tobytes())
     return memory.getvalue(), round(1000*len(sound)/rate)
 
-# %% ../../nbs/01c_data.synthesis.ipynb #9ea762b7
+# %% ../../nbs/01c_data.synthesis.ipynb #09b19365
 _SPLITS = { # folder, table, header, how the table spells two words
     "train": ("metadata of train set .csv", "Filename,File ID,Duration in ms,Class ID,Classname,augmentation  id,Augmentation  type,source", "yawm", "Original"),
     "test": ("metadata of test set.csv", "Filename,File_ID,Durationin ms,Class_id,Classname,Augment Id,Augmentation type,source", "yawn", "Orignal")}
@@ -465,7 +465,7 @@ def _write_split(folder, split, clips, seed, rate, bar):
         bar.update(1)
     (folder/table).write_text(rows.getvalue(), encoding="utf-8")
 
-# %% ../../nbs/01c_data.synthesis.ipynb #a0438fcc
+# %% ../../nbs/01c_data.synthesis.ipynb #6646b260
 def _readme(seed, train, test, rate):
     "What README.txt says of a demo made with these numbers."
     return f"""SYNTHETIC SOUNDS, NOT RECORDINGS
@@ -479,7 +479,7 @@ classes: {', '.join(LABELS)}
 File ID: one virtual speaker in one room; no speaker is in both splits
 """
 
-# %% ../../nbs/01c_data.synthesis.ipynb #889020fd
+# %% ../../nbs/01c_data.synthesis.ipynb #52d306bc
 def _is_there(folder, readme, sizes):
     "True where the same demo is complete in `folder`; raises `UserError` where it holds something else."
     if not folder.exists(): return False
@@ -496,7 +496,7 @@ def _is_there(folder, readme, sizes):
             raise UserError(f"{folder}: the demo's {split} set is damaged, {found} of {size} clips are there; delete the folder and run again")
     return True
 
-# %% ../../nbs/01c_data.synthesis.ipynb #d33d1b22
+# %% ../../nbs/01c_data.synthesis.ipynb #5965c7a5
 def write_demo(
     folder:str|Path, # a new or empty folder
     seed:int=7, # 0 or more; the same seed gives the same files

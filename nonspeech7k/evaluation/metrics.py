@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['confusion', 'class_scores', 'overall_scores', 'macro_f1', 'checked_predictions', 'judge', 'summarise_folds']
 
-# %% ../../nbs/05a_evaluation.metrics.ipynb #f49b0d4e
+# %% ../../nbs/05a_evaluation.metrics.ipynb #01cad0f9
 from collections.abc import Sequence
 
 import numpy as np
 
-# %% ../../nbs/05a_evaluation.metrics.ipynb #45591aed
+# %% ../../nbs/05a_evaluation.metrics.ipynb #199aedcc
 def _class_numbers(
     values, # (clips,)
     classes:int,
@@ -25,7 +25,7 @@ def _class_numbers(
         raise ValueError(f"{name}: class numbers {values.min()} to {values.max()}; expected 0 to {classes - 1}")
     return values.astype(np.int64)
 
-# %% ../../nbs/05a_evaluation.metrics.ipynb #501ee33a
+# %% ../../nbs/05a_evaluation.metrics.ipynb #45591aed
 def confusion(
     truth, # (clips,) class numbers
     predicted, # (clips,) class numbers
@@ -36,7 +36,7 @@ def confusion(
     if truth.shape != predicted.shape: raise ValueError(f"{len(truth)} true but {len(predicted)} predicted labels")
     return np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
-# %% ../../nbs/05a_evaluation.metrics.ipynb #81cf101a
+# %% ../../nbs/05a_evaluation.metrics.ipynb #394b56ea
 def class_scores(
     counts, # (…, classes, classes) clips, rows true
 ) -> dict[str, np.ndarray]: # 'precision', 'recall', 'f1', 'support', each (…, classes)
@@ -48,7 +48,7 @@ def class_scores(
     return {"precision": ratio(correct, given), "recall": ratio(correct, support),
             "f1": ratio(2 * correct, support + given), "support": support}
 
-# %% ../../nbs/05a_evaluation.metrics.ipynb #9e4e74a9
+# %% ../../nbs/05a_evaluation.metrics.ipynb #81cf101a
 def overall_scores(
     counts, # (…, classes, classes) clips, rows true; at least one clip in each matrix
 ) -> dict[str, np.ndarray]: # 'accuracy', 'macro_f1', 'macro_precision', 'macro_recall', each (…)
@@ -60,7 +60,7 @@ def overall_scores(
     return {"accuracy": correct / scores["support"].sum(-1),
             **{f"macro_{name}": macro(scores[name]) for name in ("f1", "precision", "recall")}}
 
-# %% ../../nbs/05a_evaluation.metrics.ipynb #7b93b3cd
+# %% ../../nbs/05a_evaluation.metrics.ipynb #86f7b2a2
 def macro_f1(
     truth, # (clips,) class numbers
     predicted, # (clips,) class numbers
@@ -69,7 +69,7 @@ def macro_f1(
     "Mean F1 over the classes that have at least one clip in truth."
     return float(overall_scores(confusion(truth, predicted, classes))["macro_f1"])
 
-# %% ../../nbs/05a_evaluation.metrics.ipynb #ebe39235
+# %% ../../nbs/05a_evaluation.metrics.ipynb #7ef99aec
 def checked_predictions(
     truth, # (clips,) class numbers
     probabilities, # (clips, classes), each row sums to 1
@@ -87,7 +87,7 @@ def checked_predictions(
                          f" and sums to {probabilities[row].sum():.4g}; expected none below 0 and a sum of 1")
     return truth, probabilities
 
-# %% ../../nbs/05a_evaluation.metrics.ipynb #deefe958
+# %% ../../nbs/05a_evaluation.metrics.ipynb #7c9d2e0f
 def judge(
     truth, # (clips,) class numbers
     probabilities, # (clips, classes), each row sums to 1
@@ -102,7 +102,7 @@ def judge(
     return {"n": len(truth), **{name: float(value) for name, value in overall_scores(counts).items()},
             "loss": float(-np.log(likelihood).mean()), "per_class": _per_class(counts, labels), "confusion": counts.tolist()}
 
-# %% ../../nbs/05a_evaluation.metrics.ipynb #84741ebf
+# %% ../../nbs/05a_evaluation.metrics.ipynb #deefe958
 def _per_class(
     counts:np.ndarray, # (classes, classes) clips, rows true
     labels:list[str],
@@ -112,7 +112,7 @@ def _per_class(
     return {label: {**{name: float(scores[name][number]) for name in ("precision", "recall", "f1")},
                     "support": int(scores["support"][number])} for number, label in enumerate(labels)}
 
-# %% ../../nbs/05a_evaluation.metrics.ipynb #b24bebf1
+# %% ../../nbs/05a_evaluation.metrics.ipynb #1c42b891
 def summarise_folds(
     folds:list[dict], # what `judge` returned for each fold, in order
 ) -> dict: # 'folds', one entry a fold, and 'macro_f1' and 'accuracy' with 'mean' and 'std' (ddof=1; None for one fold)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['bootstrap_intervals', 'wilson_interval']
 
-# %% ../../nbs/05b_evaluation.uncertainty.ipynb #8e4857cb
+# %% ../../nbs/05b_evaluation.uncertainty.ipynb #d2d7b759
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
 from .metrics import checked_predictions, overall_scores
 
-# %% ../../nbs/05b_evaluation.uncertainty.ipynb #b2e96e9b
+# %% ../../nbs/05b_evaluation.uncertainty.ipynb #33321564
 def _cells_by_group(
     truth:np.ndarray, # (clips,) class numbers
     predicted:np.ndarray, # (clips,) class numbers
@@ -26,7 +26,7 @@ def _cells_by_group(
     names, rows = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     return csr_array((np.ones(len(truth)), (rows, truth * classes + predicted)), shape=(len(names), classes**2))
 
-# %% ../../nbs/05b_evaluation.uncertainty.ipynb #9a7c93cd
+# %% ../../nbs/05b_evaluation.uncertainty.ipynb #e51ed357
 def bootstrap_intervals(
     truth, # (clips,) class numbers
     probabilities, # (clips, classes), each row sums to 1
@@ -46,7 +46,7 @@ def bootstrap_intervals(
     bounds = lambda values: [0.0, 1.0] if count == 1 else np.quantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist()
     return {name: bounds(scores[name]) for name in ("macro_f1", "accuracy", "macro_precision", "macro_recall")}
 
-# %% ../../nbs/05b_evaluation.uncertainty.ipynb #98241399
+# %% ../../nbs/05b_evaluation.uncertainty.ipynb #7835ae12
 def wilson_interval(
     correct:int, # clips labelled correctly
     n:int, # clips judged

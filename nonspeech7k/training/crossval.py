@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FoldPart', 'fold_parts', 'fit_part', 'median_rates']
 
-# %% ../../nbs/04d_training.crossval.ipynb #1cdfb9e9
+# %% ../../nbs/04d_training.crossval.ipynb #81f44b23
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..recipe import seed_for
 from .devices import Resident, seed_weights
 from .fit import Model, Optimisation, fit
 
-# %% ../../nbs/04d_training.crossval.ipynb #4be365ae
+# %% ../../nbs/04d_training.crossval.ipynb #d1f91670
 @dataclass(frozen=True)
 class FoldPart:
     "The clips of one fit, as positions in the manifest."
@@ -38,7 +38,7 @@ def fold_parts(
              for number in sorted(set(fold) - {0})]
     return [*parts, FoldPart("final", 0, np.flatnonzero(fold > 0), np.array([], dtype=np.int64))]
 
-# %% ../../nbs/04d_training.crossval.ipynb #b89140f9
+# %% ../../nbs/04d_training.crossval.ipynb #5429af5c
 def fit_part(
     part:FoldPart,
     clips:Resident,
@@ -59,7 +59,7 @@ def fit_part(
     model.network.load_state_dict(best)
     return model, history
 
-# %% ../../nbs/04d_training.crossval.ipynb #a2e0f66f
+# %% ../../nbs/04d_training.crossval.ipynb #4f8bb375
 def median_rates(
     histories:list[list[dict]], # of the folds: records with 'lr', equally many epochs each
 ) -> list[float]: # one an epoch

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['class_weights']
 
-# %% ../../nbs/04a_training.losses.ipynb #904b411b
+# %% ../../nbs/04a_training.losses.ipynb #4450639e
 import torch
 
-# %% ../../nbs/04a_training.losses.ipynb #45b02d55
+# %% ../../nbs/04a_training.losses.ipynb #dc0d1d78
 def class_weights(
     targets:torch.Tensor, # (clips,) class numbers of the training clips
     classes:int,
