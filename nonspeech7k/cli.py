@@ -29,17 +29,20 @@ def _version(wanted:bool):
 
 @app.callback()
 def options(
-    version:Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")]=False,
+    version:Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                         help="Show the version and stop.")]=False,
     debug:Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]=False,
 ):
     "Train, judge and use classifiers of human non-speech sounds."
 
 # %% ../nbs/08_cli.ipynb #e3cb249b
-Changes = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a key of the recipe; may be repeated.")]
+Changes = Annotated[Optional[list[str]], typer.Option(
+    "--set", metavar="KEY.PATH=VALUE", help="Change a key of the recipe; may be repeated.")]
 
 @app.command()
 def run(
-    recipe:Annotated[str, typer.Argument(help="A recipe's YAML file, or the name of one that comes with the package, such as demo.")],
+    recipe:Annotated[str, typer.Argument(
+        help="A recipe's YAML file, or the name of one that comes with the package, such as demo.")],
     out:Annotated[str, typer.Option(help="The run's folder; runs/<the recipe's name> if not given.")]="",
     changes:Changes=None,
 ):
@@ -84,6 +87,7 @@ def audit(
     findings = sum(len(found[key]) for key in ("problems", "unreadable", "warnings"))
     if strict and findings: raise UserError(f"{root}: {findings} findings, listed above")
 
+# %% ../nbs/08_cli.ipynb #4896b2af
 def _corpus(root:str, layout:str):
     "The corpus in a folder, or the one that a recipe names; its problems are left for the audit to list."
     from nonspeech7k.data.corpora import read_corpus
@@ -92,10 +96,11 @@ def _corpus(root:str, layout:str):
     part = read_recipe(root).corpus.model_dump()
     return read_corpus(part.pop("root"), part.pop("layout"), **{key: value for key, value in part.items() if value})
 
-# %% ../nbs/08_cli.ipynb #4896b2af
+# %% ../nbs/08_cli.ipynb #caa1bd3e
 @app.command()
 def train(
-    train_annotations:Annotated[Path, typer.Option("--train_annotations", help="Metadata CSV of the training clips.")],
+    train_annotations:Annotated[Path, typer.Option(
+        "--train_annotations", help="Metadata CSV of the training clips.")],
     test_annotations:Annotated[Path, typer.Option("--test_annotations", help="Metadata CSV of the test clips.")],
     train_audio_dir:Annotated[Path, typer.Option("--train_audio_dir", help="Folder of the training clips.")],
     test_audio_dir:Annotated[Path, typer.Option("--test_audio_dir", help="Folder of the test clips.")],
@@ -104,7 +109,8 @@ def train(
     num_epochs:Annotated[int, typer.Option("--num_epochs")]=50,
     lr:Annotated[float, typer.Option("--lr", help="Learning rate.")]=0.001,
     weight_decay:Annotated[float, typer.Option("--weight_decay")]=1e-4,
-    patience:Annotated[int, typer.Option("--patience", help="Epochs without improvement before the learning rate falls.")]=3,
+    patience:Annotated[int, typer.Option(
+        "--patience", help="Epochs without improvement before the learning rate falls.")]=3,
     num_folds:Annotated[int, typer.Option("--num_folds")]=3,
     sample_rate:Annotated[int, typer.Option("--sample_rate", help="Hz.")]=32000,
     duration:Annotated[float, typer.Option("--duration", help="Length of a clip in seconds.")]=4.0,
@@ -115,18 +121,22 @@ def train(
 ):
     "Train and judge the residual network on Nonspeech7k, with the reference system's flags."
     from nonspeech7k.pipeline import enter_run, read_recipe_corpus
-    root = os.path.commonpath([path.resolve() for path in (train_annotations, test_annotations, train_audio_dir, test_audio_dir)])
-    tables = {"train_table": train_annotations, "test_table": test_annotations, "train_audio": train_audio_dir, "test_audio": test_audio_dir}
+    tables = {"train_table": train_annotations, "test_table": test_annotations,
+              "train_audio": train_audio_dir, "test_audio": test_audio_dir}
+    root = os.path.commonpath([path.resolve() for path in tables.values()])
     recipe = _recipe("train", seed=seed, workers=num_workers, device="xla" if use_tpu else "auto",
         corpus={"root": root, "layout": "nonspeech7k"} | {key: str(path.resolve()) for key, path in tables.items()},
         splits={"folds": num_folds}, clip={"rate": sample_rate, "seconds": duration},
-        augment={"time_mask": min(30, 1 + int(sample_rate * duration) // 512)}, # a short clip has fewer frames than the usual mask
-        train={"epochs": num_epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "schedule": {"patience": patience}})
+        # a short clip has fewer frames than the usual mask
+        augment={"time_mask": min(30, 1 + int(sample_rate * duration) // 512)},
+        train={"epochs": num_epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay,
+               "schedule": {"patience": patience}})
     classes = len(read_recipe_corpus(recipe).labels)
-    if classes != num_classes: raise UserError(f"--num_classes {num_classes}: the metadata has {classes} classes; set it to {classes}")
+    if classes != num_classes:
+        raise UserError(f"--num_classes {num_classes}: the metadata has {classes} classes; set it to {classes}")
     _run(enter_run(recipe, output_dir))
 
-# %% ../nbs/08_cli.ipynb #de6de52b
+# %% ../nbs/08_cli.ipynb #7509e971
 def _recipe(name:str, **settings):
     "A recipe from plain values, its mistakes as one sentence."
     from pydantic import ValidationError
@@ -135,7 +145,7 @@ def _recipe(name:str, **settings):
     try: return Recipe(name=name, **settings)
     except ValidationError as error: raise explain(error, "train") from None
 
-# %% ../nbs/08_cli.ipynb #7509e971
+# %% ../nbs/08_cli.ipynb #412a810a
 @app.command()
 def predict(
     model:Annotated[Path, typer.Argument(help="A classifier, such as runs/demo/models/final_model.safetensors.")],
@@ -156,12 +166,14 @@ def predict(
     if out: write_text(out, "".join(line + "\n" for line in lines))
     if bad: raise UserError("\n".join(bad))
 
+# %% ../nbs/08_cli.ipynb #101b017c
 def _bar(files:int):
     "Progress for many files, where the answers do not go to the same terminal."
     from nonspeech7k.progress import progress
-    return progress(files, "predicting") if files > 200 and not sys.stdout.isatty() else progress(0, "", silent=True)
+    if files > 200 and not sys.stdout.isatty(): return progress(files, "predicting")
+    return progress(0, "", silent=True)
 
-# %% ../nbs/08_cli.ipynb #412a810a
+# %% ../nbs/08_cli.ipynb #b5c25829
 def main(
     arguments:list[str]|None=None, # without the program's name; None: those of the process
 ) -> int: # the exit code
@@ -169,14 +181,15 @@ def main(
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     os.environ.setdefault("NONSPEECH7K_PROGRESS", "bar" if sys.stderr.isatty() else "lines")
-    try: code = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False, prog_name="nonspeech7k") or 0
+    given = [argument for argument in arguments if argument != "--debug"]
+    try: code = app(given, standalone_mode=False, prog_name="nonspeech7k") or 0
     except BaseException as error:
         if debug and not isinstance(error, SystemExit): raise
         code = _answer(error)
     if code == STOPPED: _say("stopped; the same command goes on from here")
     return code
 
-# %% ../nbs/08_cli.ipynb #41738964
+# %% ../nbs/08_cli.ipynb #e926afcd
 STOPPED = 130 # the exit code of programs that were ended with Ctrl-C
 
 def _answer(error:BaseException) -> int:
@@ -184,8 +197,10 @@ def _answer(error:BaseException) -> int:
     if isinstance(error, SystemExit): return error.code or 0
     if isinstance(error, (KeyboardInterrupt, typer.Abort)): return STOPPED
     if isinstance(error, UserError): return _say(str(error), 2)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT): return _say("standard output: the disk is full; free some space and run the same command again", 2)
-    if hasattr(error, "format_message"): return _say(f"{error.format_message().rstrip('.')}; see `nonspeech7k --help`", 2)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _say("standard output: the disk is full; free some space and run the same command again", 2)
+    if hasattr(error, "format_message"):
+        return _say(f"{error.format_message().rstrip('.')}; see `nonspeech7k --help`", 2)
     if type(error).__name__ == "StageError": return _say(str(error), 1)
     return _say(f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1)
 

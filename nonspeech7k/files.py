@@ -55,7 +55,8 @@ def cannot_write(
 ) -> UserError: # the same as a sentence with a way out
     "The error of a failed write as a sentence: a full disk, a forbidden place, a file where a folder belongs."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"{path}: the disk is full; free some space and run the same command again, it goes on from here")
+        return UserError(f"{path}: the disk is full; "
+                         f"free some space and run the same command again, it goes on from here")
     return UserError(f"{path}: cannot be written ({error.strerror}); choose another folder")
 
 # %% ../nbs/00_files.ipynb #4fdd4ccb
@@ -98,7 +99,8 @@ def read_json(
     "Read a JSON file; raises `UserError` where it is missing or damaged."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error: raise UserError(f"{path}: no such file") from error
-    except ValueError as error: raise UserError(f"{path}: not valid JSON ({error}); delete it and run again") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run again") from error
 
 # %% ../nbs/00_files.ipynb #c5aa4464
 def digest(

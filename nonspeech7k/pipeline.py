@@ -34,8 +34,12 @@ from .evaluation.report import alternative_texts, render_report, results_table
 from .evaluation.uncertainty import bootstrap_intervals
 from .features.augment import FeatureAugmentation, WaveformAugmentation
 from .features.spectrograms import clip_moments, standardise
-from .files import UserError, cannot_write, listed, read_json, resource, sweep, write_bytes, write_json, write_text
-from .inference.classifier import Classifier, build_classifier, build_front_end, build_network, describe, load_classifier, save_classifier
+from nonspeech7k.files import (
+    UserError, cannot_write, listed, read_json, resource, sweep, write_bytes, write_json, write_text,
+)
+from nonspeech7k.inference.classifier import (
+    Classifier, build_classifier, build_front_end, build_network, describe, load_classifier, save_classifier,
+)
 from .progress import progress
 from .recipe import Recipe, differences, read_recipe, recipe_yaml, seed_for
 from .training.crossval import FoldPart, fit_part, fold_parts, median_rates
@@ -66,7 +70,8 @@ class Run:
     def manifest(self) -> pd.DataFrame:
         "The clips that are used, with split and fold."
         text = dict.fromkeys(("path", "label", "group", "split", "digest"), str)
-        return pd.read_csv(self.folder/"manifest.csv", dtype=text, keep_default_na=False, na_values={"duration": [""]})
+        path = self.folder/"manifest.csv"
+        return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"duration": [""]})
 
     @property
     def audit(self) -> dict: return read_json(self.folder/"audit.json")
@@ -96,7 +101,7 @@ def open_run(
     run_dir:str|Path="", # the run's folder; '' is runs/<the recipe's name>
     overrides:str|list[str]=(), # 'key.path=value', one or several
 ) -> Run:
-    "The run of a recipe in a folder, new or gone on with; raises `UserError` where the folder belongs to another recipe."
+    "The run of a recipe in a folder, new or gone on with; raises `UserError` where it belongs to another recipe."
     changes = [overrides] if isinstance(overrides, str) and overrides else list(overrides)
     recipe = read_recipe(recipe, changes)
     return enter_run(recipe, run_dir or Path("runs")/recipe.name)
@@ -111,14 +116,16 @@ def enter_run(
     if any(run.finished(name) for name in STAGES): _refuse_other(recipe, read_recipe(known), run.folder)
     elif not known.exists(): _refuse_foreign(run.folder)
     if not known.exists() or read_recipe(known) != recipe: write_text(known, recipe_yaml(recipe))
-    _describe_machine(run)
+    if not all(run.finished(name) for name in STAGES): _describe_machine(run)
     return run
 
 # %% ../nbs/07_pipeline.ipynb #54eca94d
 def _refuse_other(recipe:Recipe, known:Recipe, folder:Path):
     "Refuse a folder in which another recipe has finished a stage."
     changed = differences(known, recipe)
-    if changed: raise UserError(f"{folder}: holds a run of another recipe ({'; '.join(changed)}); choose another folder with --out, or delete it")
+    if changed:
+        raise UserError(f"{folder}: holds a run of another recipe ({'; '.join(changed)}); "
+                        f"choose another folder with --out, or delete it")
 
 def _describe_machine(run:Run):
     "Write down what the run is on; where it goes on elsewhere, keep what it was on before."
@@ -142,7 +149,8 @@ def _record(run:Run, stage:str, seconds:float, finished:bool):
     "Add to a stage's seconds, and say whether it is finished."
     stages = run.stages
     before = stages.get(stage, {"seconds": 0})["seconds"]
-    write_json(run.folder/"stages.json", stages | {stage: {"seconds": round(before + seconds, 3), "finished": finished}})
+    record = {"seconds": round(before + seconds, 3), "finished": finished}
+    write_json(run.folder/"stages.json", stages | {stage: record})
 
 # %% ../nbs/07_pipeline.ipynb #9d8d0076
 def require(
@@ -152,8 +160,10 @@ def require(
     "Raise `UserError` where a stage before this one is not finished."
     for earlier in STAGES[:STAGES.index(stage)]:
         if not run.finished(earlier):
-            raise UserError(f"{run.folder}: stage {stage} needs {earlier}, which is not finished; execute {earlier}.ipynb first, or `nonspeech7k run` for all")
+            raise UserError(f"{run.folder}: stage {stage} needs {earlier}, which is not finished; "
+                            f"execute {earlier}.ipynb first, or `nonspeech7k run` for all")
 
+# %% ../nbs/07_pipeline.ipynb #551af19d
 @contextmanager
 def stage(
     run:Run,
@@ -172,17 +182,20 @@ def stage(
     _record(run, name, perf_counter() - since, finished=True)
     log(run, f"{name} finished after {run.stages[name]['seconds']:.1f} s")
 
-# %% ../nbs/07_pipeline.ipynb #bf213913
+# %% ../nbs/07_pipeline.ipynb #88e28d10
 JUDGED = ("path", "split", "fold", "label", "predicted") # columns of predictions.csv before those of the classes
 
 def read_recipe_corpus(
     recipe:Recipe,
 ) -> Corpus: # its problems checked: raises UserError with all of them
     "The corpus that a recipe names."
-    settings = {key: value for key, value in recipe.corpus.model_dump().items() if value and key not in ("root", "layout")}
+    part = recipe.corpus.model_dump()
+    settings = {key: value for key, value in part.items() if value and key not in ("root", "layout")}
     corpus = check_corpus(read_corpus(recipe.corpus.root, recipe.corpus.layout, **settings))
     taken = sorted(set(JUDGED) & set(corpus.labels))
-    if taken: raise UserError(f"{recipe.corpus.root}: a class cannot be called {', '.join(taken)}, a column of predictions.csv; rename it")
+    if taken:
+        raise UserError(f"{recipe.corpus.root}: a class cannot be called {', '.join(taken)}, "
+                        f"a column of predictions.csv; rename it")
     return corpus
 
 def open_recipe_bank(
@@ -192,7 +205,7 @@ def open_recipe_bank(
     "The clip bank that a recipe asks for."
     return open_bank(files, recipe.clip.rate, recipe.clip.seconds, Path(recipe.banks).expanduser(), recipe.workers)
 
-# %% ../nbs/07_pipeline.ipynb #a8aac14c
+# %% ../nbs/07_pipeline.ipynb #d94b386d
 def explore(
     run:Run,
 ) -> dict: # the audit
@@ -205,31 +218,39 @@ def explore(
         kept = corpus.manifest.drop(index=corpus.manifest.index[list(bad)]).reset_index(drop=True)
         kept = join_copies(kept.assign(duration=bank.durations[bank.rows], digest=bank.digests), bank.rows)
         manifest = _split(run.recipe, kept, corpus.labels)
-        found = audit(corpus, run.recipe.workers) | {"left_out": manifest.loc[manifest["split"] == "left out", "path"].tolist()}
-        found["unreadable"] = [{"path": corpus.manifest["path"].iloc[index], "reason": str(error)} for index, error in bad.items()]
+        found = audit(corpus, run.recipe.workers)
+        found = found | {"left_out": manifest.loc[manifest["split"] == "left out", "path"].tolist()}
+        found["unreadable"] = [{"path": corpus.manifest["path"].iloc[index], "reason": str(error)}
+                               for index, error in bad.items()]
         write_text(run.folder/"manifest.csv", manifest.to_csv(index=False))
         write_json(run.folder/"audit.json", found)
         _draw_data(run, manifest)
     return run.audit
 
-# %% ../nbs/07_pipeline.ipynb #88e28d10
+# %% ../nbs/07_pipeline.ipynb #2cdf27c2
 def _refuse_bad(recipe:Recipe, bad:dict, clips:int):
     "Stop for files that cannot be read, unless the recipe says to skip them and some are left."
-    if bad and (recipe.on_bad_clip == "stop" or len(bad) == clips): raise UserError(listed([str(error) for error in bad.values()]))
+    if bad and (recipe.on_bad_clip == "stop" or len(bad) == clips):
+        raise UserError(listed([str(error) for error in bad.values()]))
 
 def _split(recipe:Recipe, manifest:pd.DataFrame, labels:tuple[str, ...]) -> pd.DataFrame:
     "The manifest with the recipe's test split and folds; each class must be among the training clips."
     splits = recipe.splits
     manifest = split_test(manifest, splits.test, splits.test_share, seed_for(recipe.seed, "test split"))
     gone = sorted(set(labels) - set(manifest.loc[manifest["split"] == "train", "label"]))
-    if gone: raise UserError(f"{recipe.corpus.root}: no clip to train on is left of {', '.join(gone)}, unreadable or left out; add recordings, or leave the class out")
+    if gone:
+        raise UserError(f"{recipe.corpus.root}: no clip to train on is left of {', '.join(gone)}, "
+                        f"unreadable or left out; add recordings, or leave the class out")
     return assign_folds(manifest, splits.kind, splits.folds, seed_for(recipe.seed, "folds"))
 
 def _draw_data(run:Run, manifest:pd.DataFrame):
-    write_bytes(run.folder/"plots"/"counts.png", figures.png(figures.plot_counts(manifest, run.labels, note=run.note)))
-    write_bytes(run.folder/"plots"/"durations.png", figures.png(figures.plot_durations(manifest, run.labels, note=run.note)))
+    plots = run.folder/"plots"
+    counts = figures.plot_counts(manifest, run.labels, note=run.note)
+    write_bytes(plots/"counts.png", figures.png(counts))
+    durations = figures.plot_durations(manifest, run.labels, note=run.note)
+    write_bytes(plots/"durations.png", figures.png(durations))
 
-# %% ../nbs/07_pipeline.ipynb #f584104f
+# %% ../nbs/07_pipeline.ipynb #9d679f2e
 def open_clips(
     run:Run,
 ) -> Resident: # in the manifest's order
@@ -238,7 +259,9 @@ def open_clips(
     bank, bad = open_recipe_bank(run.recipe, [root/path for path in manifest["path"]])
     if bad: raise UserError(listed([str(error) for error in bad.values()]))
     changed = manifest.loc[manifest["digest"] != list(bank.digests), "path"]
-    if len(changed): raise UserError(listed([f"{root/path}: has changed since 1_eda; restore it, or start a new run" for path in changed]))
+    if len(changed):
+        raise UserError(listed([f"{root/path}: has changed since 1_eda; restore it, or start a new run"
+                                for path in changed]))
     return resident(bank, run.device)
 
 def front_end_of(
@@ -247,7 +270,7 @@ def front_end_of(
     "The recipe's front end."
     return build_front_end(run.recipe.clip.rate, **run.recipe.front_end.model_dump()).to(run.device)
 
-# %% ../nbs/07_pipeline.ipynb #5f1f45d0
+# %% ../nbs/07_pipeline.ipynb #07ab4a0c
 def measure(
     run:Run,
 ) -> pd.DataFrame: # one row a clip: path, mean (dB), square (dB²)
@@ -262,9 +285,10 @@ def measure(
             standardise(front_end, moments[np.flatnonzero(run.manifest["split"] == "train")])
             _draw_features(run, clips, front_end)
     # as text first: pandas' own fast parser may be off by the last bit
-    return pd.read_csv(run.folder/"features.csv", dtype=str, keep_default_na=False).astype({"mean": float, "square": float})
+    table = pd.read_csv(run.folder/"features.csv", dtype=str, keep_default_na=False)
+    return table.astype({"mean": float, "square": float})
 
-# %% ../nbs/07_pipeline.ipynb #9d679f2e
+# %% ../nbs/07_pipeline.ipynb #865faac9
 def _moments(front_end:torch.nn.Module, clips:Resident, batch_size:int=64) -> torch.Tensor: # (clips, 2)
     with progress(len(clips), "features") as bar:
         parts = []
@@ -273,16 +297,23 @@ def _moments(front_end:torch.nn.Module, clips:Resident, batch_size:int=64) -> to
             bar.update(len(batch))
     return torch.cat(parts)
 
+# %% ../nbs/07_pipeline.ipynb #d6f15d1f
 def _draw_features(run:Run, clips:Resident, front_end:torch.nn.Module):
     "One clip of each class, and one clip augmented."
     manifest, seconds = run.manifest, run.recipe.clip.seconds
     train = manifest[manifest["split"] == "train"]
     first = {label: train.index[train["label"] == label][0] for label in run.labels}
-    examples = {label: front_end.decibels(clips.waveforms(torch.tensor([index])))[0, 0].cpu().numpy() for label, index in first.items()}
-    write_bytes(run.folder/"plots"/"spectrograms.png", figures.png(figures.plot_grid_spectrograms(examples, seconds, title=_titled("One clip of each class", run))))
+    examples = {label: front_end.decibels(clips.waveforms(torch.tensor([index])))[0, 0].cpu().numpy()
+                for label, index in first.items()}
+    title = _titled("One clip of each class", run)
+    figure = figures.plot_grid_spectrograms(examples, seconds, title=title)
+    write_bytes(run.folder/"plots"/"spectrograms.png", figures.png(figure))
     variants = _augmented(run, clips, front_end, int(first[run.labels[0]]), count=8)
-    write_bytes(run.folder/"plots"/"augmentation.png", figures.png(figures.plot_grid_spectrograms(variants, seconds, title=_titled(f"One clip of {run.labels[0]}, augmented eight times", run))))
+    title = _titled(f"One clip of {run.labels[0]}, augmented eight times", run)
+    figure = figures.plot_grid_spectrograms(variants, seconds, title=title)
+    write_bytes(run.folder/"plots"/"augmentation.png", figures.png(figure))
 
+# %% ../nbs/07_pipeline.ipynb #bc131c67
 def _augmented(run:Run, clips:Resident, front_end:torch.nn.Module, index:int, count:int) -> dict[str, np.ndarray]:
     "Variants of one clip in dB, masked with the mean as in training."
     generator = torch.Generator(clips.device).manual_seed(seed_for(run.recipe.seed, "picture"))
@@ -291,7 +322,7 @@ def _augmented(run:Run, clips:Resident, front_end:torch.nn.Module, index:int, co
     features = change_features(front_end(waveforms), generator) * front_end.deviation + front_end.mean
     return {f"variant {number}": picture for number, picture in enumerate(features[:, 0].cpu().numpy(), start=1)}
 
-# %% ../nbs/07_pipeline.ipynb #07ab4a0c
+# %% ../nbs/07_pipeline.ipynb #c8772289
 def _titled(text:str, run:Run) -> str: return f"{text} ({run.note})" if run.note else text
 
 def augmentations(
@@ -299,9 +330,10 @@ def augmentations(
 ) -> tuple[WaveformAugmentation, FeatureAugmentation]:
     "The recipe's augmentations of waveforms and of features."
     part = recipe.augment
-    return WaveformAugmentation(part.roll, tuple(part.gain)), FeatureAugmentation(part.noise, part.frequency_mask, part.time_mask)
+    change_waveforms = WaveformAugmentation(part.roll, tuple(part.gain))
+    return change_waveforms, FeatureAugmentation(part.noise, part.frequency_mask, part.time_mask)
 
-# %% ../nbs/07_pipeline.ipynb #bc131c67
+# %% ../nbs/07_pipeline.ipynb #4b7e2291
 def train(
     run:Run,
 ) -> dict[str, list[dict]]: # the history of each fit, by name
@@ -316,10 +348,11 @@ def train(
                 histories[part.name] = _fit(run, part, clips, targets, moments, histories, lap)
                 write_json(run.folder/"training.json", histories)
             model_file(run, part).with_suffix(".state").unlink(missing_ok=True)
-        write_bytes(run.folder/"plots"/"training_curves.png", figures.png(figures.plot_training(histories, note=run.note)))
+        figure = figures.plot_training(histories, note=run.note)
+        write_bytes(run.folder/"plots"/"training_curves.png", figures.png(figure))
     return histories
 
-# %% ../nbs/07_pipeline.ipynb #c8772289
+# %% ../nbs/07_pipeline.ipynb #08e722a4
 def _saved_moments(run:Run) -> torch.Tensor: # (clips, 2) float64
     return torch.from_numpy(measure(run)[["mean", "square"]].to_numpy(copy=True))
 
@@ -330,50 +363,58 @@ def model_file(
     "Where a fit's classifier is kept."
     return run.folder/"models"/(f"best_fold{part.number}.safetensors" if part.number else "final_model.safetensors")
 
-# %% ../nbs/07_pipeline.ipynb #e77a3ebd
-def _fit(run:Run, part:FoldPart, clips:Resident, targets:torch.Tensor, moments:torch.Tensor, histories:dict, lap) -> list[dict]:
+# %% ../nbs/07_pipeline.ipynb #9fa7db80
+def _fit(
+    run:Run, part:FoldPart, clips:Resident, targets:torch.Tensor, moments:torch.Tensor, histories:dict, lap,
+) -> list[dict]:
     "Train one part, save its classifier, and return its history."
     state = model_file(run, part).with_suffix(".state")
     rates = median_rates([histories[name] for name in histories]) if not part.number else ()
     with _curves(run, part) as write_curves:
         def on_epoch(record:dict):
             write_curves(record)
-            log(run, f"{part.name}: " + ", ".join(f"{key} {value:.5g}" for key, value in record.items() if value is not None))
+            values = [f"{key} {value:.5g}" for key, value in record.items() if value is not None]
+            log(run, f"{part.name}: " + ", ".join(values))
             lap()
-        model, history = fit_part(part, clips, targets, moments, lambda: _model(run), _optimisation(run.recipe), run.recipe.seed, state, rates, on_epoch)
+        model, history = fit_part(part, clips, targets, moments, lambda: _model(run), _optimisation(run.recipe),
+                                  run.recipe.seed, state, rates, on_epoch)
     save_classifier(_classifier(run, part, model), model_file(run, part))
     return history
 
-# %% ../nbs/07_pipeline.ipynb #52dc4ea3
+# %% ../nbs/07_pipeline.ipynb #26abb49c
 def _model(run:Run) -> Model:
     "A fresh model of the recipe on the run's device."
     network = build_network(len(run.labels), **run.recipe.network.model_dump()).to(run.device)
-    return Model(front_end_of(run), network, *augmentations(run.recipe), precision(run.recipe.train.precision, run.device))
+    dtype = precision(run.recipe.train.precision, run.device)
+    return Model(front_end_of(run), network, *augmentations(run.recipe), dtype)
 
 def _optimisation(recipe:Recipe) -> Optimisation:
     part = recipe.train
-    return Optimisation(part.epochs, part.batch_size, part.lr, part.weight_decay, part.clip_norm, part.class_weights == "balanced",
-                        part.schedule.patience, part.schedule.factor)
+    return Optimisation(part.epochs, part.batch_size, part.lr, part.weight_decay, part.clip_norm,
+                        part.class_weights == "balanced", part.schedule.patience, part.schedule.factor)
 
 def _classifier(run:Run, part:FoldPart, model:Model) -> Classifier:
     "A trained model as a classifier that says where it comes from."
     versions = read_json(run.folder/"environment.json")["packages"]
-    configuration = describe(run.labels, run.recipe.model_dump(), trained_on={"fit": part.name, "clips": len(part.train), "synthetic": bool(run.note)}, versions=versions)
+    trained_on = {"fit": part.name, "clips": len(part.train), "synthetic": bool(run.note)}
+    configuration = describe(run.labels, run.recipe.model_dump(), trained_on=trained_on, versions=versions)
     return Classifier(model.front_end, model.network, configuration)
 
-# %% ../nbs/07_pipeline.ipynb #f33e78f4
+# %% ../nbs/07_pipeline.ipynb #459d6d57
 @contextmanager
 def _curves(run:Run, part:FoldPart) -> Iterator:
     "A function that sends an epoch's record to TensorBoard."
     with _events(run.folder/"tensorboard"/part.name.replace(" ", "")) as append:
         def write(record:dict):
-            values = [{"tag": key, "simple_value": value} for key, value in record.items() if key != "epoch" and value is not None]
+            values = [{"tag": key, "simple_value": value}
+                      for key, value in record.items() if key != "epoch" and value is not None]
             append(step=record["epoch"], summary={"value": values})
         yield write
 
+# %% ../nbs/07_pipeline.ipynb #f31a4588
 @contextmanager
 def _events(folder:Path) -> Iterator:
-    "A function that appends an event to a new TensorBoard file, at once, so that a full disk is noticed where it can be said."
+    "A function that appends an event to a TensorBoard file at once, so that a full disk is noticed in time."
     from tensorboard.compat.proto.event_pb2 import Event # slow to import, needed only here
     from tensorboard.summary.writer.record_writer import RecordWriter
     path = folder/f"events.out.tfevents.{time_ns()}"
@@ -388,7 +429,7 @@ def _events(folder:Path) -> Iterator:
             yield append
     except OSError as error: raise cannot_write(path, error) from error
 
-# %% ../nbs/07_pipeline.ipynb #08e722a4
+# %% ../nbs/07_pipeline.ipynb #b7a9f450
 def evaluate(
     run:Run,
 ) -> dict: # the metrics
@@ -405,28 +446,33 @@ def evaluate(
             write_text(run.folder/"report.html", _report(run, metrics, drawn, predictions))
     return read_json(run.folder/"metrics.json")
 
-# %% ../nbs/07_pipeline.ipynb #9fa7db80
+# %% ../nbs/07_pipeline.ipynb #79855a54
 def _predictions(run:Run) -> pd.DataFrame:
     "One row a judged clip: path, split, fold, true label, predicted label, the probability of each class."
     manifest, clips, rows = run.manifest, open_clips(run), []
-    judged_by = [(part, part.valid if part.number else np.flatnonzero(manifest["split"] == "test")) for part in fold_parts(manifest)]
+    tested = np.flatnonzero(manifest["split"] == "test")
+    judged_by = [(part, part.valid if part.number else tested) for part in fold_parts(manifest)]
     order = np.concatenate([indices for _, indices in judged_by])
     with progress(len(order), "judging") as bar:
         for part, indices in judged_by:
-            if len(indices): rows.append(_judged_by(load_classifier(model_file(run, part), run.device), clips, indices, bar))
+            if not len(indices): continue
+            classifier = load_classifier(model_file(run, part), run.device)
+            rows.append(_judged_by(classifier, clips, indices, bar))
     table = manifest.iloc[order][["path", "split", "fold", "label"]].reset_index(drop=True)
     probabilities = pd.DataFrame(np.concatenate(rows), columns=run.labels)
     table.insert(4, "predicted", probabilities.idxmax(axis=1))
     return pd.concat([table, probabilities], axis=1)
 
-def _judged_by(classifier:Classifier, clips:Resident, indices:np.ndarray, bar, batch_size:int=64) -> np.ndarray: # (clips, classes)
+def _judged_by(
+    classifier:Classifier, clips:Resident, indices:np.ndarray, bar, batch_size:int=64,
+) -> np.ndarray: # (clips, classes)
     parts = []
     for batch in torch.from_numpy(indices).split(batch_size):
         parts.append(classifier.probabilities(clips.waveforms(batch)))
         bar.update(len(batch))
     return np.concatenate(parts)
 
-# %% ../nbs/07_pipeline.ipynb #459d6d57
+# %% ../nbs/07_pipeline.ipynb #9442c33c
 def judged(
     predictions:pd.DataFrame, # with split, fold, label and a column of probabilities for each label
     labels:list[str],
@@ -448,28 +494,36 @@ def _with_intervals(part:pd.DataFrame, labels:list[str], groups:pd.Series) -> di
     intervals = bootstrap_intervals(truth, probabilities, part["path"].map(groups).to_numpy(), len(labels))
     return judge(truth, probabilities, labels) | {"ci95": intervals}
 
-# %% ../nbs/07_pipeline.ipynb #55b3a214
+# %% ../nbs/07_pipeline.ipynb #a1b138d0
 def _study(run:Run) -> dict:
     "What a reader of the scores must know: data, protocol, machine."
     recipe, manifest, about = run.recipe, run.manifest, read_json(run.folder/"environment.json")
     by_split = manifest.groupby("split")
     parameters = sum(p.numel() for p in build_network(len(run.labels), **recipe.network.model_dump()).parameters())
-    return {"recipe": recipe.name, "corpus": run.audit["layout"], "synthetic": run.audit["synthetic"], "classes": len(run.labels),
-            "clips": {name: len(rows) for name, rows in by_split}, "groups": by_split["group"].nunique().to_dict(),
-            "folds": recipe.splits.folds, "fold_kind": recipe.splits.kind, "test": recipe.splits.test, "epochs": recipe.train.epochs,
-            "batch_size": recipe.train.batch_size, "parameters": parameters, "precision": str(precision(recipe.train.precision, run.device)).removeprefix("torch."),
-            "device_name": about["device_name"], "cores": about["cores"], "torch": about["packages"]["torch"], "seed": recipe.seed}
+    dtype = precision(recipe.train.precision, run.device)
+    return {"recipe": recipe.name, "corpus": run.audit["layout"], "synthetic": run.audit["synthetic"],
+            "classes": len(run.labels), "clips": {name: len(rows) for name, rows in by_split},
+            "groups": by_split["group"].nunique().to_dict(),
+            "folds": recipe.splits.folds, "fold_kind": recipe.splits.kind, "test": recipe.splits.test,
+            "epochs": recipe.train.epochs, "batch_size": recipe.train.batch_size,
+            "parameters": parameters, "precision": str(dtype).removeprefix("torch."),
+            "device_name": about["device_name"], "cores": about["cores"],
+            "torch": about["packages"]["torch"], "seed": recipe.seed}
 
+# %% ../nbs/07_pipeline.ipynb #c746696c
 def _speeds(run:Run, predicted:int) -> dict:
     "Seconds of each stage, and clips per second of training (with its validation) and of judging."
     seconds = {name: record["seconds"] for name, record in run.stages.items()}
     parts = fold_parts(run.manifest)
     size = run.recipe.train.batch_size
-    trained = run.recipe.train.epochs * sum(max(len(part.train) // size * size, min(size, len(part.train))) + len(part.valid) for part in parts)
+    an_epoch = sum(max(len(part.train) // size * size, min(size, len(part.train))) + len(part.valid)
+                   for part in parts)
+    trained = run.recipe.train.epochs * an_epoch
     return {"seconds": seconds | {"total": round(sum(seconds.values()), 3)},
-            "clips_per_second": {"training": round(trained / seconds["3_training"], 2), "evaluation": round(predicted / seconds["4_evaluation"], 2)}}
+            "clips_per_second": {"training": round(trained / seconds["3_training"], 2),
+                                 "evaluation": round(predicted / seconds["4_evaluation"], 2)}}
 
-# %% ../nbs/07_pipeline.ipynb #f31a4588
+# %% ../nbs/07_pipeline.ipynb #af8b8586
 def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → caption
     "The figures of the judgement, as files."
     result, name = (metrics["test"], "test split") if metrics["test"] else (metrics["cv"], "validation clips")
@@ -482,23 +536,29 @@ def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → ca
             "per_class.png": f"Precision, recall and F1 of each class, on the {name}.",
             "training_curves.png": "Loss, validation macro-F1 and learning rate of each fit.",
             "counts.png": "How many clips there are.", "durations.png": "How long they are.",
-            "spectrograms.png": "What the network sees: one clip of each class.", "augmentation.png": "One clip as training changes it."}
+            "spectrograms.png": "What the network sees: one clip of each class.",
+            "augmentation.png": "One clip as training changes it."}
 
+# %% ../nbs/07_pipeline.ipynb #7ac0dafd
 def _report(run:Run, metrics:dict, captions:dict[str, str], predictions:pd.DataFrame) -> str:
     "The page that shows the run."
     texts = alternative_texts(metrics, run.audit)
-    pictures = {name: ((run.folder/"plots"/name).read_bytes(), caption, texts.get(Path(name).stem, _titled(caption, run))) for name, caption in captions.items()}
-    return render_report(run.recipe.name, metrics, run.audit, recipe_yaml(run.recipe), read_json(run.folder/"environment.json"), pictures,
+    pictures = {name: ((run.folder/"plots"/name).read_bytes(), caption,
+                       texts.get(Path(name).stem, _titled(caption, run)))
+                for name, caption in captions.items()}
+    about = read_json(run.folder/"environment.json")
+    return render_report(run.recipe.name, metrics, run.audit, recipe_yaml(run.recipe), about, pictures,
                          _mistakes(predictions, run.labels))
 
 def _mistakes(predictions:pd.DataFrame, labels:list[str], most:int=15) -> pd.DataFrame:
     "The most confident wrong answers on the test split, or in validation where there is none."
-    judged_once = predictions[predictions["split"] == "test"] if (predictions["split"] == "test").any() else predictions
+    tested = predictions[predictions["split"] == "test"]
+    judged_once = tested if len(tested) else predictions
     wrong = judged_once[judged_once["label"] != judged_once["predicted"]]
     wrong = wrong.assign(probability=wrong[labels].max(axis=1)).nlargest(most, "probability")
     return wrong[["path", "label", "predicted", "probability"]]
 
-# %% ../nbs/07_pipeline.ipynb #a691341c
+# %% ../nbs/07_pipeline.ipynb #9fd5c2aa
 PARAMETERS = ("recipe", "run_dir", "overrides")
 
 def unknown_parameters(
@@ -506,7 +566,8 @@ def unknown_parameters(
 ) -> list[str]: # names that papermill set and no stage knows
     "The misspelt names among the parameters that papermill injected."
     injected = [cell for cell in cells if cell.lstrip().startswith("# Parameters")]
-    names = [target.id for cell in injected for line in ast.parse(cell).body if isinstance(line, ast.Assign) for target in line.targets]
+    names = [target.id for cell in injected for line in ast.parse(cell).body
+             if isinstance(line, ast.Assign) for target in line.targets]
     return sorted(set(names) - set(PARAMETERS))
 
 def refuse_unknown_parameters():
@@ -516,7 +577,7 @@ def refuse_unknown_parameters():
     unknown = unknown_parameters(shell.user_ns.get("In", []) if shell else [])
     if unknown: raise UserError(f"unknown parameter {', '.join(unknown)}; allowed: {', '.join(PARAMETERS)}")
 
-# %% ../nbs/07_pipeline.ipynb #f3766459
+# %% ../nbs/07_pipeline.ipynb #1e57dced
 class StageError(Exception):
     "A stage failed by a fault of the program; names the stage and the notebook that shows it."
 
@@ -527,6 +588,7 @@ def notebook_of(
     "Where a stage's executed notebook is kept."
     return run.folder/"notebooks"/f"{name}.ipynb"
 
+# %% ../nbs/07_pipeline.ipynb #de89a789
 def execute(
     run:Run,
     name:str, # one of STAGES
@@ -534,22 +596,25 @@ def execute(
     "Execute a stage's notebook through papermill; raises `UserError` or `StageError`."
     import papermill # slow to import, needed only here
     target = notebook_of(run, name)
-    partial = target.with_name(f".{name}.partial.ipynb") # papermill writes in place, and asks for this suffix
+    # papermill writes in place, and asks for this suffix
+    partial = target.with_name(f".{name}.partial.ipynb")
     parameters = {"recipe": str(run.folder/"recipe.yaml"), "run_dir": str(run.folder), "overrides": []}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(resource("pipeline", f"{name}.ipynb"), partial, parameters, kernel_name="python3", progress_bar=False,
-                                   stderr_file=sys.stderr, coalesce_streams=True, extra_arguments=["--log-level=CRITICAL"])
+        papermill.execute_notebook(
+            resource("pipeline", f"{name}.ipynb"), partial, parameters, kernel_name="python3", progress_bar=False,
+            stderr_file=sys.stderr, coalesce_streams=True, extra_arguments=["--log-level=CRITICAL"])
         os.replace(partial, target)
     except papermill.PapermillExecutionError as error:
         os.replace(partial, target)
         if error.ename in ("UserError", "BadClip"): raise UserError(error.evalue) from error
-        raise StageError(f"stage {name} failed: {error.ename}: {error.evalue} (the notebook shows where: {target})") from error
+        raise StageError(f"stage {name} failed: {error.ename}: {error.evalue} "
+                         f"(the notebook shows where: {target})") from error
     except OSError as error: raise cannot_write(target, error) from error
     finally: partial.unlink(missing_ok=True)
     return target
 
-# %% ../nbs/07_pipeline.ipynb #c746696c
+# %% ../nbs/07_pipeline.ipynb #a88fb201
 def run_all(
     run:Run,
 ) -> dict: # the metrics
@@ -560,6 +625,7 @@ def run_all(
             if not run.finished(name) or not notebook_of(run, name).exists(): execute(run, name)
     return evaluate(run)
 
+# %% ../nbs/07_pipeline.ipynb #b14c48a1
 def _opened(path:Path):
     try: return open(path, "a")
     except OSError as error: raise cannot_write(path, error) from error
@@ -570,5 +636,7 @@ def _alone(run:Run) -> Iterator:
     import fcntl # not on Windows
     with _opened(run.folder/".lock") as lock:
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error: raise UserError(f"{run.folder}: another process works on this run; wait for it, or choose another folder") from error
+        except BlockingIOError as error:
+            raise UserError(f"{run.folder}: another process works on this run; "
+                            f"wait for it, or choose another folder") from error
         yield

@@ -158,7 +158,8 @@ def _conflicts(recipe:Recipe):
     if augment.gain[0] > augment.gain[1]:
         yield "augment.gain", "the first factor must not exceed the second"
     if min(front.n_mels, frames) < halvings:
-        yield "network.channels", f"{front.n_mels} bands × {frames} frames are too few to be halved {len(recipe.network.channels) - 1} times"
+        yield "network.channels", (f"{front.n_mels} bands × {frames} frames are too few "
+                                   f"to be halved {len(recipe.network.channels) - 1} times")
 
 # %% ../nbs/00_recipe.ipynb #c2fb90ed
 def explain(
@@ -249,7 +250,8 @@ def differences(
 ) -> list[str]: # 'train.epochs: 50 → 5', one for each key that differs
     "The keys in which two recipes differ, with both values."
     first, second = _flat(one.model_dump()), _flat(other.model_dump())
-    return [f"{key}: {first.get(key)} → {second.get(key)}" for key in first | second if first.get(key) != second.get(key)]
+    return [f"{key}: {first.get(key)} → {second.get(key)}"
+            for key in first | second if first.get(key) != second.get(key)]
 
 def _flat(settings:dict, prefix:str="") -> dict:
     "Nested settings as {'train.epochs': 50}."

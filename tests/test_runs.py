@@ -21,8 +21,9 @@ ENVIRONMENT = {"NONSPEECH7K_PROGRESS": "off", "OMP_NUM_THREADS": "1"}
 
 
 def start(*arguments, cwd: Path | None = None) -> subprocess.Popen:
-    "A command in a session of its own, as a terminal would have it."
+    "A command in a session of its own, as a terminal would have it: also Ctrl-C counts, which programs in the background ignore."
     return subprocess.Popen([*PROGRAM, *map(str, arguments)], cwd=cwd, env={**os.environ, **ENVIRONMENT}, start_new_session=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

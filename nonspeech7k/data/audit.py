@@ -39,7 +39,8 @@ def _levels(
 
 # %% ../../nbs/01g_data.audit.ipynb #93d9d467
 MOST = 60.0 # seconds of each file that are measured
-_TEXT, _NUMBERS = ("digest", "format", "error"), ("seconds", "rate", "channels", "peak_db", "rms_db", "clipped", "dc")
+_TEXT = ("digest", "format", "error")
+_NUMBERS = ("seconds", "rate", "channels", "peak_db", "rms_db", "clipped", "dc")
 
 def _measure(
     path:Path,
@@ -55,8 +56,9 @@ def _measure(
 def measure_files(
     paths:list[Path], # sound files
     workers:int|None=None, # threads; None: one a core
-) -> pd.DataFrame: # a row a file, in order: digest, seconds, rate (Hz), channels, format, peak_db, rms_db, clipped (share), dc, error
-    "What each file contains; levels in dB re full scale, not below -200; a file that cannot be read has NaN and its `error`."
+) -> pd.DataFrame: # a row a file: digest, seconds, rate (Hz), channels, format, peak_db, rms_db, clipped, dc, error
+    """What each file contains, in order; levels in dB re full scale, not below -200, `clipped` a share;
+    a file that cannot be read has NaN and its `error`."""
     columns = ["digest", "seconds", "rate", "channels", "format", "peak_db", "rms_db", "clipped", "dc", "error"]
     rows = _each(_measure, list(paths), "measuring", workers)
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(_TEXT, object) | dict.fromkeys(_NUMBERS, float))
@@ -98,10 +100,15 @@ def _sound(
 ) -> dict: # of the audit: seconds, rates, channels, formats, level_db, silent, clipped
     "What the recordings are like as sound."
     seconds, path = clips["seconds"], clips["path"]
-    return {"seconds": {"total": _number(seconds.sum(), 3)} | {name: _number(getattr(seconds, name)(), 3) for name in ("min", "median", "max")},
-            "rates": _tally(clips["rate"]), "channels": _tally(clips["channels"]), "formats": _tally(clips["format"]),
-            "level_db": {"median_peak": _number(clips["peak_db"].median(), 2), "median_rms": _number(clips["rms_db"].median(), 2)},
-            "silent": path[clips["peak_db"] < SILENT].tolist(), "clipped": path[clips["clipped"] > CLIPPED].tolist()}
+    return {"seconds": {"total": _number(seconds.sum(), 3)}
+                       | {name: _number(getattr(seconds, name)(), 3) for name in ("min", "median", "max")},
+            "rates": _tally(clips["rate"]),
+            "channels": _tally(clips["channels"]),
+            "formats": _tally(clips["format"]),
+            "level_db": {"median_peak": _number(clips["peak_db"].median(), 2),
+                         "median_rms": _number(clips["rms_db"].median(), 2)},
+            "silent": path[clips["peak_db"] < SILENT].tolist(),
+            "clipped": path[clips["clipped"] > CLIPPED].tolist()}
 
 # %% ../../nbs/01g_data.audit.ipynb #fd704e04
 def _alike(
@@ -112,7 +119,8 @@ def _alike(
     sets = [rows for _, rows in readable[readable["digest"].duplicated(keep=False)].groupby("digest", sort=False)]
     groups = {name: set(clips.loc[clips["split"] == name, "group"]) for name in ("train", "test")}
     return {"duplicates": [rows["path"].tolist() for rows in sets],
-            "duplicates_across_splits": [rows["path"].tolist() for rows in sets if {"train", "test"} <= set(rows["split"])],
+            "duplicates_across_splits": [rows["path"].tolist() for rows in sets
+                                         if {"train", "test"} <= set(rows["split"])],
             "disagreeing_duplicates": [rows["path"].tolist() for rows in sets if rows["label"].nunique() > 1],
             "groups_in_both_splits": sorted(groups["train"] & groups["test"])}
 
@@ -137,14 +145,21 @@ def _split_warnings(
     found:dict, # the audit so far
 ) -> Iterator[str]:
     "Sentences about groups and splits."
-    alone, sides = clips["path"][clips["group"] == clips["path"]].tolist(), "clips of one recording may stand on both sides of a split"
+    alone = clips["path"][clips["group"] == clips["path"]].tolist()
+    sides = "clips of one recording may stand on both sides of a split"
     folds = clips[clips["fold"] > 0].groupby("group")["fold"].nunique()
-    torn, shared, unsplit = sorted(folds.index[folds > 1]), found["groups_in_both_splits"], clips["path"][clips["split"] == ""].tolist()
+    torn, shared = sorted(folds.index[folds > 1]), found["groups_in_both_splits"]
+    unsplit = clips["path"][clips["split"] == ""].tolist()
     if len(clips) and not found["grouped"]: yield f"no groups are known: {sides}; give corpus.columns.group"
     elif alone: yield f"{_many(len(alone), 'clip')} without a group: {sides}; fill it in for {_some(alone)}"
-    if shared: yield f"{_many(len(shared), 'group')} in train and in test: {_some(shared)}; with splits.test: given, their training clips are left out"
-    if torn: yield f"{_many(len(torn), 'group')} in more than one official fold: {_some(torn)}; set splits.kind: grouped"
-    if unsplit and clips["split"].any(): yield f"{_many(len(unsplit), 'clip')} in neither train nor test: {_some(unsplit)}; fill in the split, or remove the rows"
+    if shared:
+        yield (f"{_many(len(shared), 'group')} in train and in test: {_some(shared)}; "
+               "with splits.test: given, their training clips are left out")
+    if torn:
+        yield f"{_many(len(torn), 'group')} in more than one official fold: {_some(torn)}; set splits.kind: grouped"
+    if unsplit and clips["split"].any():
+        yield (f"{_many(len(unsplit), 'clip')} in neither train nor test: {_some(unsplit)}; "
+               "fill in the split, or remove the rows")
 
 # %% ../../nbs/01g_data.audit.ipynb #3fabed7f
 def _copy_warnings(
@@ -155,22 +170,29 @@ def _copy_warnings(
     for copies, what, way_out in (
         (found["disagreeing_duplicates"], " under different labels", "keep the right one"),
         (found["duplicates_across_splits"], " in train and in test", "keep one of each"),
-        ([copy for copy in found["duplicates"] if copy not in known], "", "keep one of each, or give them the same group")):
-        if copies: yield f"{_many(len(copies), 'set')} of identical files{what}: {_some([' = '.join(copy) for copy in copies])}; {way_out}"
+        ([copy for copy in found["duplicates"] if copy not in known],
+         "", "keep one of each, or give them the same group")):
+        if copies:
+            yield (f"{_many(len(copies), 'set')} of identical files{what}: "
+                   f"{_some([' = '.join(copy) for copy in copies])}; {way_out}")
 
 # %% ../../nbs/01g_data.audit.ipynb #a746980e
 def _class_warnings(
     found:dict, # the audit so far
 ) -> Iterator[str]:
     "Sentences about classes that are alone, rare or not judged."
-    train = {label: sum(count[label] for name, count in found["counts"].items() if name != "test") for label in found["labels"]}
+    train = {label: sum(count[label] for name, count in found["counts"].items() if name != "test")
+             for label in found["labels"]}
     few = {label: count for label, count in train.items() if count < 10}
     unjudged = [label for label, count in found["counts"].get("test", {}).items() if not count]
     if len(train) < 2: yield f"{_many(len(train), 'class')}: a classifier needs at least two; add another"
-    if few: yield f"fewer than 10 clips to train on: {_some([f'{label} ({count})' for label, count in few.items()])}; add recordings, or leave the class out"
+    if few:
+        yield (f"fewer than 10 clips to train on: {_some([f'{label} ({count})' for label, count in few.items()])}; "
+               "add recordings, or leave the class out")
     if train and max(train.values()) > 10 * min(train.values()):
         most, least = max(train, key=train.get), min(train, key=train.get)
-        yield f"unbalanced classes: {train[most]:,} clips to train on of {most}, {train[least]:,} of {least}; weight the classes, and judge by macro-F1"
+        yield (f"unbalanced classes: {train[most]:,} clips to train on of {most}, {train[least]:,} of {least}; "
+               "weight the classes, and judge by macro-F1")
     if unjudged: yield f"no clip in test: {_some(unjudged)}; the test score says nothing about it"
 
 # %% ../../nbs/01g_data.audit.ipynb #71eb6e0e
@@ -180,8 +202,11 @@ def _sound_warnings(
 ) -> Iterator[str]:
     "Sentences about the recordings as sound."
     rates = [f"{rate} Hz ({count:,})" for rate, count in found["rates"].items()]
-    if len(rates) > 1: yield f"mixed sampling rates: {_some(rates)}; a class with a rate of its own can be told by its bandwidth alone"
-    offset, long = (clips["path"][wrong].tolist() for wrong in (clips["dc"].abs() > OFFSET, clips["seconds"] > MOST))
+    if len(rates) > 1:
+        yield (f"mixed sampling rates: {_some(rates)}; "
+               "a class with a rate of its own can be told by its bandwidth alone")
+    offset, long = (clips["path"][wrong].tolist()
+                    for wrong in (clips["dc"].abs() > OFFSET, clips["seconds"] > MOST))
     for wrong, what, way_out in (
         (found["silent"], "silent, with no sample above -60 dB", "listen to them, and remove what is empty"),
         (found["clipped"], "clipped in more than 0.1 % of the samples", "look for an undistorted original"),
@@ -203,15 +228,18 @@ def audit(
     corpus:Corpus,
     workers:int|None=None, # threads; None: one a core
 ) -> dict: # plain values that JSON can hold; paths as in the manifest
-    "What a corpus holds and what is wrong with it; reads every file, changes nothing and raises nothing for bad data."
+    """What a corpus holds and what is wrong with it;
+    reads every file, changes nothing and raises nothing for bad data."""
     manifest = corpus.manifest[["path", "label", "group", "split", "fold"]].reset_index(drop=True)
     clips = pd.concat([manifest, measure_files(paths(corpus), workers)], axis=1)
     groups = int(clips["group"].nunique())
-    found = {"layout": corpus.layout, "labels": list(corpus.labels), "synthetic": corpus.synthetic, "clips": len(clips),
-             "groups": groups, "grouped": groups < len(clips), "problems": [str(problem) for problem in corpus.problems],
+    found = {"layout": corpus.layout, "labels": list(corpus.labels), "synthetic": corpus.synthetic,
+             "clips": len(clips), "groups": groups, "grouped": groups < len(clips),
+             "problems": [str(problem) for problem in corpus.problems],
              "unreadable": _unreadable(corpus, clips["error"].tolist()),
              **_counts(clips, corpus.labels), **_sound(clips), **_alike(clips)}
-    return found | {"warnings": [*_split_warnings(clips, found), *_copy_warnings(found), *_class_warnings(found), *_sound_warnings(clips, found)]}
+    return found | {"warnings": [*_split_warnings(clips, found), *_copy_warnings(found),
+                                 *_class_warnings(found), *_sound_warnings(clips, found)]}
 
 # %% ../../nbs/01g_data.audit.ipynb #8cdc9119
 def _block(
@@ -237,11 +265,13 @@ def _table(
     "Classes by splits, with clip counts and groups."
     splits = list(audit["counts"])
     rows = [["class", *("clips" if name == "all" else name for name in splits), "groups"]]
-    rows += [[label if len(label) <= 50 else label[:49] + "…", *(f"{audit['counts'][name][label]:,}" for name in splits),
+    rows += [[label if len(label) <= 50 else label[:49] + "…",
+              *(f"{audit['counts'][name][label]:,}" for name in splits),
               f"{audit['groups_per_class'][label]:,}"] for label in audit["labels"]]
     rows += [["total", *(f"{sum(audit['counts'][name].values()):,}" for name in splits), f"{audit['groups']:,}"]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]) for row in rows]
+    return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+            for row in rows]
 
 # %% ../../nbs/01g_data.audit.ipynb #202a64df
 def _facts(
@@ -262,10 +292,12 @@ def audit_text(
 ) -> str: # lines of at most 100 columns
     "An audit as plain text for the terminal."
     head = [_many(audit["clips"], "clip") + " of " + _many(len(audit["labels"]), "class"),
-            _many(audit["groups"], "group") if audit["grouped"] else "no groups", _duration(audit["seconds"]["total"]),
+            _many(audit["groups"], "group") if audit["grouped"] else "no groups",
+            _duration(audit["seconds"]["total"]),
             f"layout {audit['layout']}"] + ["synthetic"] * audit["synthetic"]
     lines = [", ".join(head), *_facts(audit), "", *_table(audit)]
     lines += _block("warnings" if audit["warnings"] else "", audit["warnings"])
-    lines += _block(f"{_many(len(audit['unreadable']), 'file')} cannot be read", [f"{clip['path']}: {clip['reason']}" for clip in audit["unreadable"]])
+    lines += _block(f"{_many(len(audit['unreadable']), 'file')} cannot be read",
+                    [f"{clip['path']}: {clip['reason']}" for clip in audit["unreadable"]])
     lines += _block(_many(len(audit["problems"]), "problem"), audit["problems"])
     return "\n".join(lines)

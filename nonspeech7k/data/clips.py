@@ -40,7 +40,7 @@ def _check_whole(
 def read_sound(
     path:str|Path,
     seconds:float|None=None, # read at most this much from the start; None: all
-) -> tuple[np.ndarray, int, float]: # samples (frames, channels) float32; rate in Hz; duration of the whole file in s
+) -> tuple[np.ndarray, int, float]: # samples (frames, channels) float32; rate in Hz; the whole duration in s
     "Decode a sound file; raises `BadClip` where any of it is missing, damaged or not a number."
     try:
         if not Path(path).is_file(): raise ValueError("is a directory" if Path(path).is_dir() else "no such file")
@@ -55,12 +55,14 @@ def read_sound(
         raise BadClip(f"{path}: {_reason(error)}; repair or remove it, or set on_bad_clip: skip") from error
 
 # %% ../../nbs/01f_data.clips.ipynb #8372ae6e
-LOUDEST = 1e10 # integers written as floats reach 2**31; beyond this the power of a window leaves the range of float32
+# integers written as floats reach 2**31; beyond this the power of a window leaves the range of float32
+LOUDEST = 1e10
 
 def _check_samples(samples:np.ndarray, wanted:int):
     "Raise ValueError for no samples, fewer than promised, or values that are no numbers."
     if not wanted: raise ValueError("0 samples")
-    if len(samples) < wanted: raise ValueError(f"truncated: {wanted} samples are promised, {len(samples)} can be decoded")
+    if len(samples) < wanted:
+        raise ValueError(f"truncated: {wanted} samples are promised, {len(samples)} can be decoded")
     if not np.isfinite(samples).all(): raise ValueError("holds NaN or infinite samples")
     if np.abs(samples).max() > LOUDEST: raise ValueError(f"holds samples beyond {LOUDEST:g} times full scale")
 
@@ -156,7 +158,7 @@ def open_bank(
     seconds:float,
     folder:str|Path, # where banks are kept
     workers:int|None=None, # threads; None: one a core
-) -> tuple[Bank|None, dict[int, BadClip]]: # the bank of the good paths, None if there are none; errors of the bad ones by index
+) -> tuple[Bank|None, dict[int, BadClip]]: # the bank of the good paths, or None; errors of the bad ones by index
     "The bank of these files, decoded now or found where it was left."
     found = _each(_attempt(_digest), paths, "reading", workers)
     bad = {index: result for index, result in enumerate(found) if isinstance(result, BadClip)}
@@ -171,7 +173,9 @@ def open_bank(
 def _digest(path:Path) -> str:
     "A file's digest, or `BadClip` where there is no file to read."
     try: return digest(path)
-    except OSError as error: raise BadClip(f"{path}: {error.strerror.lower()}; repair or remove it, or set on_bad_clip: skip") from error
+    except OSError as error:
+        reason = error.strerror.lower()
+        raise BadClip(f"{path}: {reason}; repair or remove it, or set on_bad_clip: skip") from error
 
 def _by_content(paths:list[Path], digests:dict[int, str]) -> dict[str, list[tuple[int, Path]]]:
     "The files of each content, with their indices, in order of the digests."
@@ -193,7 +197,8 @@ def _ensure(files:dict, rate:int, seconds:float, folder:Path, workers:int|None) 
 # %% ../../nbs/01f_data.clips.ipynb #dd648cbc
 def _still_bad(faults:dict[str, str], files:dict, rate:int, seconds:float) -> dict[str, str]:
     "The faults that are still there."
-    tried = {content: _attempt(lambda path: read_clip(path, rate, seconds))(files[content][0][1]) for content in faults}
+    attempt = _attempt(lambda path: read_clip(path, rate, seconds))
+    tried = {content: attempt(files[content][0][1]) for content in faults}
     return {content: faults[content] for content, result in tried.items() if isinstance(result, BadClip)}
 
 # %% ../../nbs/01f_data.clips.ipynb #b852704b
@@ -224,7 +229,10 @@ def _reserve(path:Path, clips:int, length:int) -> np.memmap:
         with open(path, "r+b") as file: os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return samples
 
-def _finish(partial:Path, samples:np.memmap, contents:list[str], results:list, rate:int, seconds:float) -> dict[str, str]:
+# %% ../../nbs/01f_data.clips.ipynb #3fbd751d
+def _finish(
+    partial:Path, samples:np.memmap, contents:list[str], results:list, rate:int, seconds:float,
+) -> dict[str, str]:
     "Take out the rows of bad files, write what is known of each clip, and give the bank its name."
     faults = {content: str(result) for content, result in zip(contents, results) if isinstance(result, BadClip)}
     kept = [row for row, content in enumerate(contents) if content not in faults]
@@ -241,12 +249,13 @@ def _finish(partial:Path, samples:np.memmap, contents:list[str], results:list, r
             if not (final/"clips.json").exists(): raise # else another run was quicker
     return faults
 
-# %% ../../nbs/01f_data.clips.ipynb #f2ff96ba
+# %% ../../nbs/01f_data.clips.ipynb #49333582
 def _load(place:Path, digests:list[str]) -> Bank:
     "Map a bank that stands on the disk; `digests` say which clip each path is."
     try:
         known = read_json(place/"clips.json")
-        samples = np.load(place/"clips.npy", mmap_mode="c") # copy on write: PyTorch wants writable memory, the file stays as it is
+        # copy on write: PyTorch wants writable memory, the file stays as it is
+        samples = np.load(place/"clips.npy", mmap_mode="c")
     except (UserError, OSError, ValueError) as error:
         raise UserError(f"{place}: the clip bank is damaged; delete this folder and run again") from error
     row_of = {content: row for row, content in enumerate(known["digests"])}

@@ -89,14 +89,16 @@ def _walk(
     "Everything visible below a folder, in the order of names; raises `UserError` where it cannot be read."
     above = (*above, os.path.realpath(folder))
     try: entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error: raise UserError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
     for entry in entries:
         if entry.name.startswith(".") or entry.name == "__MACOSX": continue
         try: is_file, is_folder = entry.is_file(), entry.is_dir()
         except OSError: is_file, is_folder = False, False # a link that nobody may follow
         if is_file: yield prefix + entry.name, True
         elif not is_folder or _is_audio(entry.name): yield prefix + entry.name, False
-        elif os.path.realpath(entry.path) not in above: yield from _walk(entry.path, f"{prefix}{entry.name}/", above)
+        elif os.path.realpath(entry.path) not in above:
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", above)
 
 # %% ../../nbs/01a_data.corpora.ipynb #e187c99e
 def sound_files(
@@ -111,9 +113,12 @@ def _root(
 ) -> Path:
     "The root as a path; raises `UserError` where it is missing, a file or empty."
     root = Path(root).expanduser()
-    if not root.exists(): raise UserError(f"{root}: no such folder; give the folder of the recordings as corpus.root")
-    if not root.is_dir(): raise UserError(f"{root}: a file, not a folder; give the folder that holds it as corpus.root")
-    if next(_walk(root), None) is None: raise UserError(f"{root}: the folder is empty; put the recordings there or correct corpus.root")
+    if not root.exists():
+        raise UserError(f"{root}: no such folder; give the folder of the recordings as corpus.root")
+    if not root.is_dir():
+        raise UserError(f"{root}: a file, not a folder; give the folder that holds it as corpus.root")
+    if next(_walk(root), None) is None:
+        raise UserError(f"{root}: the folder is empty; put the recordings there or correct corpus.root")
     return root
 
 # %% ../../nbs/01a_data.corpora.ipynb #8e421999
@@ -179,9 +184,10 @@ class _Table:
 def _split(
     text:str,
     name:str,
-) -> tuple[list[int], list[list[str]], list[Problem]]: # first line and cells of each row that is not blank; problems
+) -> tuple[list[int], list[list[str]], list[Problem]]: # first line and cells of each row not blank; problems
     "The rows of a CSV with their lines; a broken quote ends the reading and is a problem."
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), skipinitialspace=True, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text),
+                        skipinitialspace=True, strict=True)
     lines, rows, last = [], [], 0
     try:
         for cells in reader:
@@ -204,7 +210,8 @@ def _even(
     for line, cells in zip(lines[1:], rows[1:]):
         if len(cells) != width:
             if any(cells[width:]):
-                sentence = f"{len(cells)} cells, but the header has {width}; put quotes around a cell with a separator in it"
+                sentence = (f"{len(cells)} cells, but the header has {width}; "
+                            "put quotes around a cell with a separator in it")
                 problems.append(Problem(name, line, None, sentence))
                 continue
             cells = (cells + [""]*width)[:width]
@@ -226,9 +233,11 @@ def _read_table(
     header = [cell.strip() for cell in rows[0]]
     while header and not header[-1]: header.pop()
     for column, count in Counter(header).items():
-        if column and count > 1: raise UserError(f"{name}: the header has '{column}' {count} times; rename one of them")
+        if column and count > 1:
+            raise UserError(f"{name}: the header has '{column}' {count} times; rename one of them")
     even, surplus = _even(lines, rows, len(header), name)
-    if not even and not problems + surplus: problems = [Problem(name, None, None, "there is no row below the header")]
+    if not even and not problems + surplus:
+        problems = [Problem(name, None, None, "there is no row below the header")]
     columns = zip(*even.values()) if even else [()]*len(header)
     cells = {column: [cell.strip() for cell in cells] for column, cells in zip(header, columns) if column}
     frame = pd.DataFrame(cells, index=list(even), dtype=object)
@@ -279,10 +288,12 @@ def _where(
     for wanted, values in (where or {}).items():
         values = {str(value).casefold() for value in (values if isinstance(values, (list, tuple)) else [values])}
         texts = [table.frame[_column(table, wanted)] for table in tables]
-        kept = [_Table(table.name, table.frame[text.str.casefold().isin(values)], table.headers) for table, text in zip(tables, texts)]
+        kept = [_Table(table.name, table.frame[text.str.casefold().isin(values)], table.headers)
+                for table, text in zip(tables, texts)]
         if any(map(len, texts)) and not any(len(table.frame) for table in kept):
             names, seen = ", ".join(table.name for table in tables), ", ".join(sorted(set().union(*texts))[:10])
-            raise UserError(f"{names}: no row has {' or '.join(sorted(values))} in '{wanted}' (there are: {seen}); correct corpus.where")
+            raise UserError(f"{names}: no row has {' or '.join(sorted(values))} in '{wanted}' "
+                            f"(there are: {seen}); correct corpus.where")
         tables = kept
     return tables
 
@@ -335,7 +346,8 @@ def _whole(
     text:pd.Series,
 ) -> pd.Series: # float, NaN where the text is no whole number
     "Whole numbers from 0 to 999999999."
-    return pd.to_numeric(text.where(text.str.fullmatch(r"[0-9]{1,9}(\.0+)?").astype(bool)), errors="coerce").astype(float)
+    return pd.to_numeric(text.where(text.str.fullmatch(r"[0-9]{1,9}(\.0+)?").astype(bool)),
+                         errors="coerce").astype(float)
 
 # %% ../../nbs/01a_data.corpora.ipynb #de9f8cf9
 def _durations(
@@ -362,7 +374,8 @@ def _reject_untrained(
     known = set(labels[split != "test"]) - {""}
     if not known: return
     unknown = (split == "test") & np.array([label != "" and label not in known for label in labels], bool)
-    rows.reject(unknown, column, lambda row: f"unknown class: '{labels[row]}' has no clip to train on; remove the row or add training clips")
+    rows.reject(unknown, column, lambda row: f"unknown class: '{labels[row]}' has no clip to train on; "
+                                             "remove the row or add training clips")
 
 # %% ../../nbs/01a_data.corpora.ipynb #b96856ba
 def _corpus(
@@ -410,7 +423,8 @@ def _labels(
     differs, given = numbered & (names != pd.Series(labels, dtype=object)), names != ""
     rows.reject(differs & given, name, lambda row: f"class id {text[row]} and the name '{names[row]}' disagree: "
                                                    f"in most rows {_usual(pairs, int(ids[row]), names[row])}")
-    rows.reject(numbered & (np.array(labels, object) == "") & ~given, number, lambda row: f"unknown class: no row names the class id {text[row]}")
+    rows.reject(numbered & (np.array(labels, object) == "") & ~given, number,
+                lambda row: f"unknown class: no row names the class id {text[row]}")
     return labels, [pairs[value] for value in sorted(pairs)]
 
 # %% ../../nbs/01a_data.corpora.ipynb #8ab2e5d9
@@ -431,7 +445,8 @@ def _usual(
     return " and ".join(said + [f"'{name}' is {other}" for other, its in pairs.items() if its == name])
 
 # %% ../../nbs/01a_data.corpora.ipynb #99dbcab7
-_FIELDS = {"filename": "filename", "fileid": "file_id", "classid": "class_id", "classname": "class_name", "source": "source",
+_FIELDS = {"filename": "filename", "fileid": "file_id", "classid": "class_id", "classname": "class_name",
+           "source": "source",
            "durationinms": "duration_ms", "durationms": "duration_ms", "duration": "duration_ms",
            "augmentationid": "augmentation_id", "augmentid": "augmentation_id",
            "augmentationtype": "augmentation_type", "augmenttype": "augmentation_type"}
@@ -460,7 +475,8 @@ def _header(
     try:
         with open(path, "rb") as file: start = file.read(1 << 16)
         text = _text(start.rpartition(b"\n")[0] or start)
-        return {_plain(cell) for cell in next(csv.reader(io.StringIO(text.lstrip()), delimiter=_separator(text)), [])}
+        return {_plain(cell) for cell in
+                next(csv.reader(io.StringIO(text.lstrip()), delimiter=_separator(text)), [])}
     except (OSError, ValueError, csv.Error): return None
 
 # %% ../../nbs/01a_data.corpora.ipynb #0e071a5e
@@ -490,7 +506,9 @@ def _choose_tables(
     for path in [path for found in _nonspeech7k_tables(root) for path in found] if len(named) < 2 else []:
         split = _split_in(Path(path).stem) or _split_of(path.rpartition("/")[0])
         if split not in named and (split or not named): chosen.setdefault(split, []).append(root/path)
-    if not chosen: raise UserError(f"{root}: no CSV with the columns Filename and Class ID; put the metadata there or name it as corpus.train_table")
+    if not chosen:
+        raise UserError(f"{root}: no CSV with the columns Filename and Class ID; "
+                        "put the metadata there or name it as corpus.train_table")
     if any(len(found) > 1 for found in chosen.values()) or ("" in chosen and len(chosen) > 1):
         every = ", ".join(sorted(_shown(path, root) for found in chosen.values() for path in found))
         raise UserError(f"{root}: more than one table for the same clips ({every}); remove one, "
@@ -548,11 +566,13 @@ def _choose_file(
     "The audio file of a row."
     files = [path for path, is_file in places if is_file]
     sides = [_split_of(path.rpartition("/")[0]) for path in files] if split else [split]*len(files)
-    fitting = [path for path, side in zip(files, sides) if side == split] or [path for path, side in zip(files, sides) if not side]
+    fitting = ([path for path, side in zip(files, sides) if side == split]
+               or [path for path, side in zip(files, sides) if not side])
     if len(fitting) == 1: return fitting[0], ""
     if fitting:
         few = ", ".join(fitting[:3])
-        return "", f"{len(fitting)} files have this name ({few}); keep one, or name the folder as corpus.{split or 'train'}_audio"
+        return "", (f"{len(fitting)} files have this name ({few}); "
+                    f"keep one, or name the folder as corpus.{split or 'train'}_audio")
     if files: return "", f"missing file: none of this name for {split}, only {files[0]}"
     return "", _DEAD if places else "missing file: no audio file of this name"
 
@@ -561,7 +581,8 @@ def _recording(
     filename:str, # '111_4_0.wav'
     number:str, # its class id, '4'
 ) -> str: # '111'
-    "The recording that a file name `<file id>_<class id>_<n>.wav` speaks of, the whole stem where it has another form."
+    """The recording that a file name `<file id>_<class id>_<n>.wav` speaks of,
+    the whole stem where it has another form."""
     stem = filename.rpartition(".")[0] or filename
     match = re.match(rf"(.+?)_{re.escape(number)}_", stem)
     return match[1] if match else stem
@@ -575,7 +596,8 @@ def _recordings(
     complete = all({"source", "file_id"} <= set(table.headers) for table in tables)
     spelling = {source.casefold(): source for source in sorted(set(rows.frame["source"]), reverse=True)}
     ids, numbers = (rows.frame[name].str.replace(r"[.]0+$", "", regex=True) for name in ("file_id", "class_id"))
-    return [f"{spelling[source.casefold()]}/{file_id}" if complete and source and file_id else _recording(name, number)
+    return [f"{spelling[source.casefold()]}/{file_id}" if complete and source and file_id
+            else _recording(name, number)
             for source, file_id, name, number in zip(rows.frame["source"], ids, rows.frame["filename"], numbers)]
 
 # %% ../../nbs/01a_data.corpora.ipynb #57cd2d80
@@ -586,14 +608,17 @@ def _nonspeech7k_files(
     folders:dict[str, str|Path|None], # split → folder named by the user
 ) -> tuple[list[str], list[str]]: # path and split of each row
     "The audio file of each row; rejects rows without a name, without a file, or with the file of an earlier row."
-    named = {split: _index(_given(folder, root, f"{split}_audio"), root) for split, folder in folders.items() if folder}
+    named = {split: _index(_given(folder, root, f"{split}_audio"), root)
+             for split, folder in folders.items() if folder}
     everywhere = {} if set(splits) <= set(named) else _index(root, root)
     names = [name.replace("\\", "/").rpartition("/")[2] for name in rows.frame["filename"]]
     chosen = [_choose_file(named.get(split, everywhere).get(_key(name), []), "" if split in named else split)
               for name, split in zip(names, splits)]
     _reject_absent(rows, "filename", names, chosen)
-    _reject_duplicates(rows, [path or (name and f"{split}/{name}") for (path, _), name, split in zip(chosen, names, splits)], "filename")
-    return [path for path, _ in chosen], [split or _split_of(path.rpartition("/")[0]) for split, (path, _) in zip(splits, chosen)]
+    _reject_duplicates(rows, [path or (name and f"{split}/{name}")
+                              for (path, _), name, split in zip(chosen, names, splits)], "filename")
+    return ([path for path, _ in chosen],
+            [split or _split_of(path.rpartition("/")[0]) for split, (path, _) in zip(splits, chosen)])
 
 # %% ../../nbs/01a_data.corpora.ipynb #ce3c1c66
 def _reject_absent(
@@ -603,8 +628,10 @@ def _reject_absent(
     found:list[tuple[str, str]], # path, or '' and what is wrong
 ):
     "Rejects rows without a file name and rows whose file is not there."
-    rows.reject([not name for name in names], column, lambda row: "there is no file name; fill it in or remove the row")
-    rows.reject([bool(name and trouble) for name, (_, trouble) in zip(names, found)], column, lambda row: f"{names[row]}: {found[row][1]}")
+    rows.reject([not name for name in names], column,
+                lambda row: "there is no file name; fill it in or remove the row")
+    rows.reject([bool(name and trouble) for name, (_, trouble) in zip(names, found)], column,
+                lambda row: f"{names[row]}: {found[row][1]}")
 
 # %% ../../nbs/01a_data.corpora.ipynb #ca5f58be
 def read_nonspeech7k(
@@ -627,7 +654,8 @@ def read_nonspeech7k(
     labels, order = _labels(rows, "class_id", "class_name")
     files, split = _nonspeech7k_files(rows, root, splits, {"train": train_audio, "test": test_audio})
     _reject_untrained(rows, labels, split, "class_id")
-    columns = dict(path=files, label=labels, group=_recordings(rows), split=split, fold=0, duration=_durations(rows, "duration_ms", 0.001))
+    columns = dict(path=files, label=labels, group=_recordings(rows), split=split, fold=0,
+                   duration=_durations(rows, "duration_ms", 0.001))
     extras = {name for table in tables for name in table.headers} - {"filename", "class_name", "duration_ms"}
     return _corpus(root, "nonspeech7k", rows, columns, [name for name in rows.frame if name in extras], order)
 
@@ -636,7 +664,8 @@ def _esc50_table(
     root:Path,
 ) -> Path|None:
     "meta/esc50.csv under the root, or under one of its folders, as an unpacked download has it."
-    return next((path for path in (root/"meta"/"esc50.csv", *sorted(root.glob("*/meta/esc50.csv"))) if path.exists()), None)
+    return next((path for path in (root/"meta"/"esc50.csv", *sorted(root.glob("*/meta/esc50.csv")))
+                 if path.exists()), None)
 
 # %% ../../nbs/01a_data.corpora.ipynb #deb0e946
 def _listing(
@@ -644,9 +673,11 @@ def _listing(
 ) -> dict[str, tuple[str, bool]]: # key of a name → name on the disk, and whether it is a file
     "What stands in a folder, nothing where there is no such folder."
     try:
-        with os.scandir(folder) as entries: return {_key(entry.name): (entry.name, entry.is_file()) for entry in entries}
+        with os.scandir(folder) as entries:
+            return {_key(entry.name): (entry.name, entry.is_file()) for entry in entries}
     except (FileNotFoundError, NotADirectoryError): return {}
-    except OSError as error: raise UserError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
 
 # %% ../../nbs/01a_data.corpora.ipynb #afd5821e
 def _find(
@@ -715,14 +746,18 @@ def read_esc50(
     Raises `UserError` where the table or a column is missing."""
     root = _root(root)
     path = _esc50_table(root)
-    if path is None: raise UserError(f"{root}: there is no meta/esc50.csv; unpack ESC-50 there or correct corpus.root")
+    if path is None:
+        raise UserError(f"{root}: there is no meta/esc50.csv; unpack ESC-50 there or correct corpus.root")
     table, problems = _read_table(path, root)
     rows = _Rows(_where([_esc50_columns(table)] if table else [], where), _ESC50, problems)
     labels, order = _labels(rows, "target", "category")
     files = _table_files(rows, "filename", [path.parent.parent/"audio"], root)
-    rows.reject(rows.frame["src_file"] == "", "src_file", lambda row: "there is no recording; fill it in or remove the row")
-    columns = dict(path=files, label=labels, group=rows.frame["src_file"], split="", fold=_folds(rows, "fold", needed=True), duration=np.nan)
-    return _corpus(root, "esc50", rows, columns, [name for name in rows.frame if name not in ("filename", "fold", "category")], order)
+    rows.reject(rows.frame["src_file"] == "", "src_file",
+                lambda row: "there is no recording; fill it in or remove the row")
+    columns = dict(path=files, label=labels, group=rows.frame["src_file"], split="",
+                   fold=_folds(rows, "fold", needed=True), duration=np.nan)
+    return _corpus(root, "esc50", rows, columns,
+                   [name for name in rows.frame if name not in ("filename", "fold", "category")], order)
 
 # %% ../../nbs/01a_data.corpora.ipynb #91cb645d
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -731,12 +766,15 @@ def _folder_splits(
     clips:list[str], # paths of audio files
     root:Path,
 ) -> bool:
-    "Whether the folders at the top are splits and not classes; raises `UserError` at a validation folder beside them."
+    """Whether the folders at the top are splits and not classes;
+    raises `UserError` at a validation folder beside them."""
     parts = [path.split("/") for path in clips]
     top = {part[0].lower(): part[0] for part in parts if len(part) > 1}
     if not any(len(part) > 2 and part[0].lower() in _SPLITS for part in parts): return False
     third = [name for low, name in top.items() if low in ("val", "valid", "validation", "dev")]
-    if third: raise UserError(f"{root/third[0]}: a validation split has no place here, folds take that part; move its clips to train")
+    if third:
+        raise UserError(f"{root/third[0]}: a validation split has no place here, folds take that part; "
+                        "move its clips to train")
     return set(top) <= set(_SPLITS)
 
 # %% ../../nbs/01a_data.corpora.ipynb #8e9e20b9
@@ -748,7 +786,8 @@ def _class_folders(
     depth = int(_folder_splits([path for path, _ in found], root))
     clips = [path.split("/") for path, is_file in found if is_file]
     problems = [Problem(path, None, None, _DEAD) for path, is_file in found if not is_file]
-    problems += [Problem("/".join(parts), None, None, "it lies in no class folder; move it into one") for parts in clips if len(parts) < depth + 2]
+    problems += [Problem("/".join(parts), None, None, "it lies in no class folder; move it into one")
+                 for parts in clips if len(parts) < depth + 2]
     clips = [parts for parts in clips if len(parts) >= depth + 2]
     columns = {"path": ["/".join(parts) for parts in clips], "label": [_composed(parts[depth]) for parts in clips],
                "split": [_SPLITS[parts[0].lower()] if depth else "" for parts in clips]}
@@ -764,7 +803,8 @@ def _header_for(
 ) -> str|None:
     "The first header that is, or plainly reads like, one of the names."
     plain = {_plain(header): header for header in reversed(table.headers)}
-    return next((name if name in table.headers else plain[_plain(name)] for name in names if name in table.headers or _plain(name) in plain), None)
+    return next((name if name in table.headers else plain[_plain(name)]
+                 for name in names if name in table.headers or _plain(name) in plain), None)
 
 # %% ../../nbs/01a_data.corpora.ipynb #8dcd9f68
 def _mapping(
@@ -775,12 +815,15 @@ def _mapping(
     "The table with its columns found; raises `UserError` where one is missing or unknown."
     columns, names = {part: header for part, header in (columns or {}).items() if header}, {}
     for part in columns:
-        if part not in _USUAL: raise UserError(f"corpus.columns.{part}: no such part of a manifest; choose from {', '.join(_USUAL)}")
+        if part not in _USUAL:
+            raise UserError(f"corpus.columns.{part}: no such part of a manifest; choose from {', '.join(_USUAL)}")
     for part, usual in _USUAL.items():
         wanted = (str(columns[part]),) if part in columns else usual
         header = _header_for(table, wanted)
         if header is None and (part in needed or part in columns): raise _missing(table, " or ".join(wanted))
-        if header in names: raise UserError(f"{table.name}: '{header}' is mapped to both {names[header]} and {part}; correct corpus.columns")
+        if header in names:
+            raise UserError(f"{table.name}: '{header}' is mapped to both {names[header]} and {part}; "
+                            "correct corpus.columns")
         if header is not None: names[header] = part
     return _keep_group(_rename(table, names))
 
@@ -802,9 +845,11 @@ def _parts(
     "The manifest's columns from a table, apart from the label; rejects impossible splits, folds and durations."
     split = rows.frame["split"].str.lower()
     wrong = ~split.isin(["train", "test", ""])
-    rows.reject(wrong, "split", lambda row: f"'{split[row]}' is neither train nor test; folds take the part of validation")
+    rows.reject(wrong, "split",
+                lambda row: f"'{split[row]}' is neither train nor test; folds take the part of validation")
     group = [group or path for group, path in zip(rows.frame["group"], files)]
-    return dict(path=files, group=group, split=split, fold=_folds(rows, "fold", needed=False), duration=_durations(rows, "duration"))
+    return dict(path=files, group=group, split=split, fold=_folds(rows, "fold", needed=False),
+                duration=_durations(rows, "duration"))
 
 # %% ../../nbs/01a_data.corpora.ipynb #f537732f
 def _reject_foreign(
@@ -815,10 +860,12 @@ def _reject_foreign(
     "Rejects rows of files outside the class folders, and labels or splits that are not their folder's."
     labels, splits = (dict(zip(clips["path"], clips[name])) for name in ("label", "split"))
     folder, side = [labels.get(path, "") for path in files], [splits.get(path, "") for path in files]
-    given, split, classes = [_composed(name) for name in rows.frame["label"]], rows.frame["split"].str.lower(), set(clips["label"])
+    given, split = [_composed(name) for name in rows.frame["label"]], rows.frame["split"].str.lower()
+    classes = set(clips["label"])
     rows.reject([path != "" and path not in labels for path in files], "path",
                 lambda row: f"{files[row]}: it lies in no class folder; move it into one")
-    rows.reject([name != "" and name not in classes for name in given], "label", lambda row: f"unknown class: '{given[row]}' is no folder here")
+    rows.reject([name != "" and name not in classes for name in given], "label",
+                lambda row: f"unknown class: '{given[row]}' is no folder here")
     rows.reject([name in classes and of not in ("", name) for name, of in zip(given, folder)], "label",
                 lambda row: f"'{given[row]}' and the folder '{folder[row]}' disagree")
     rows.reject([name in _SPLITS and of not in ("", name) for name, of in zip(split, side)], "split",
@@ -844,7 +891,8 @@ def _with_table(
     parts = _parts(rows, files)
     parts["split"] = [of or given for of, given in zip(side, parts["split"])]
     _reject_untrained(rows, label, parts["split"], "path")
-    return _corpus(root, "folders", rows, parts | {"label": label}, [name for name in rows.frame if name not in MANIFEST], sorted(set(label)))
+    return _corpus(root, "folders", rows, parts | {"label": label},
+                   [name for name in rows.frame if name not in MANIFEST], sorted(set(label)))
 
 # %% ../../nbs/01a_data.corpora.ipynb #42bdda02
 def _without_row(
@@ -857,7 +905,8 @@ def _without_row(
     for table in tables:
         found = _find([name.replace("\\", "/") for name in table.frame["path"]], [root], root)
         without = sorted(set(clips["path"]) - {path for path, _ in found})
-        problems += [Problem(table.name, None, None, f"no row for {clip}; add one or remove the file") for clip in without]
+        problems += [Problem(table.name, None, None, f"no row for {clip}; add one or remove the file")
+                     for clip in without]
     return problems
 
 # %% ../../nbs/01a_data.corpora.ipynb #8a6c35bb
@@ -867,19 +916,25 @@ def read_folders(
     columns:dict|None=None, # part of the manifest → header in that CSV
     where:dict|None=None, # column → value or values: keep these rows of the CSV only
 ) -> Corpus: # labels in the order of the alphabet; group = path where no table gives one
-    "The clips of class folders, and what a table says about them; raises `UserError` where there is no such folder."
+    """The clips of class folders, and what a table says about them;
+    raises `UserError` where there is no such folder."""
     root = _root(root)
     clips, problems = _class_folders(root)
-    if not len(clips) and not problems: raise UserError(f"{root}: no folder with audio files in it ({', '.join(AUDIO)}); make one for each class")
+    if not len(clips) and not problems:
+        raise UserError(f"{root}: no folder with audio files in it ({', '.join(AUDIO)}); make one for each class")
     path = _given(table, root, "table") if table else root/"labels.csv"
     if table or path.exists(): return _with_table(root, path, clips, problems, columns, where)
-    if where or columns: raise UserError(f"{root}: there is no labels.csv for corpus.{'where' if where else 'columns'}; add it or remove the key")
+    if where or columns:
+        raise UserError(f"{root}: there is no labels.csv for corpus.{'where' if where else 'columns'}; "
+                        "add it or remove the key")
     trained = set(clips.loc[clips["split"] != "test", "label"])
     untrained = sorted(set(clips["label"]) - trained) if trained else []
-    problems += [Problem(f"test/{label}", None, None, f"unknown class: '{label}' has no clip to train on; add some or remove the folder")
+    problems += [Problem(f"test/{label}", None, None,
+                         f"unknown class: '{label}' has no clip to train on; add some or remove the folder")
                  for label in untrained]
     rows = _Rows([_Table("", clips[~clips["label"].isin(untrained)], {})], (), problems)
-    columns = dict(path=rows.frame["path"], label=rows.frame["label"], group=rows.frame["path"], split=rows.frame["split"], fold=0, duration=np.nan)
+    columns = dict(path=rows.frame["path"], label=rows.frame["label"], group=rows.frame["path"],
+                   split=rows.frame["split"], fold=0, duration=np.nan)
     return _corpus(root, "folders", rows, columns, [], sorted(set(clips["label"])))
 
 # %% ../../nbs/01a_data.corpora.ipynb #1eefdf28
@@ -888,20 +943,24 @@ def _reject_unlisted(
     label, # (rows,)
     labels:list[str]|None, # the classes that the recipe fixes
 ):
-    "Rejects rows without a label and, where classes are fixed, those of another; notes fixed classes without a row."
+    """Rejects rows without a label and, where classes are fixed, those of another;
+    notes fixed classes without a row."""
     rows.reject(label == "", "label", lambda row: "there is no label; fill it in or remove the row")
     if not labels: return
-    rows.reject((label != "") & ~label.isin(labels), "label", lambda row: f"unknown class: '{label[row]}' is not in corpus.labels")
+    rows.reject((label != "") & ~label.isin(labels), "label",
+                lambda row: f"unknown class: '{label[row]}' is not in corpus.labels")
     for table in {id(table): table for table in rows.table}.values():
         absent = [name for name in labels if not (label == name).any()]
         sentence = "no row has the class '{}' of corpus.labels; correct or remove it there"
-        rows.problems += [Problem(table.name, None, table.headers.get("label"), sentence.format(name)) for name in absent]
+        rows.problems += [Problem(table.name, None, table.headers.get("label"), sentence.format(name))
+                          for name in absent]
 
 # %% ../../nbs/01a_data.corpora.ipynb #1bbbbb06
 def read_csv(
     root:str|Path, # the folder that the table's paths start from
     table:str|Path, # CSV, relative to the root or to the working folder
-    columns:dict|None=None, # path, label, group, split, fold, duration → header; those with a usual name are found
+    # path, label, group, split, fold, duration → header; those with a usual name are found
+    columns:dict|None=None,
     where:dict|None=None, # column → value or values: keep these rows only
     labels:list[str]|None=None, # the classes and their order; by default all, in the order of the alphabet
 ) -> Corpus: # duration in seconds
@@ -916,7 +975,8 @@ def read_csv(
     _reject_unlisted(rows, label, labels)
     parts = _parts(rows, files)
     _reject_untrained(rows, label, parts["split"], "label")
-    return _corpus(root, "csv", rows, parts | {"label": label}, [name for name in rows.frame if name not in MANIFEST], labels or sorted(set(label)))
+    return _corpus(root, "csv", rows, parts | {"label": label},
+                   [name for name in rows.frame if name not in MANIFEST], labels or sorted(set(label)))
 
 # %% ../../nbs/01a_data.corpora.ipynb #a449897d
 LAYOUTS = ("auto", "nonspeech7k", "esc50", "folders", "csv")
@@ -936,8 +996,9 @@ def _layout(
     if _esc50_table(root): return "esc50"
     if near: return "nonspeech7k"
     if any(_is_audio(path) and "/" in path for path, _ in _walk(root)): return "folders"
-    raise UserError(f"{root}: no layout recognised. Looked for a CSV with Filename and Class ID (nonspeech7k), meta/esc50.csv (esc50) and "
-                    f"folders with audio files ({', '.join(AUDIO)}); correct corpus.root, or name your table as corpus.table")
+    raise UserError(f"{root}: no layout recognised. Looked for a CSV with Filename and Class ID (nonspeech7k), "
+                    f"meta/esc50.csv (esc50) and folders with audio files ({', '.join(AUDIO)}); "
+                    "correct corpus.root, or name your table as corpus.table")
 
 # %% ../../nbs/01a_data.corpora.ipynb #b9249e48
 def read_corpus(
@@ -947,19 +1008,24 @@ def read_corpus(
     columns:dict|None=None, # csv, folders: part of the manifest → header
     where:dict|None=None, # column → value or values: keep these rows only
     labels:list[str]|None=None, # csv: the classes and their order
-    train_table:str|Path|None=None, # nonspeech7k: metadata and audio of each split, where they should not be searched
+    # nonspeech7k: metadata and audio of each split, where they should not be searched
+    train_table:str|Path|None=None,
     test_table:str|Path|None=None,
     train_audio:str|Path|None=None,
     test_audio:str|Path|None=None,
 ) -> Corpus: # with its problems; `check_corpus` raises them
-    "The corpus of a folder; raises `UserError` where there is nothing to read or an argument does not fit the layout."
-    every = dict(table=table, columns=columns, where=where, labels=labels, train_table=train_table, test_table=test_table,
-                 train_audio=train_audio, test_audio=test_audio)
+    """The corpus of a folder;
+    raises `UserError` where there is nothing to read or an argument does not fit the layout."""
+    every = dict(table=table, columns=columns, where=where, labels=labels,
+                 train_table=train_table, test_table=test_table, train_audio=train_audio, test_audio=test_audio)
     given, root = {key: value for key, value in every.items() if value}, _root(root)
-    if layout not in LAYOUTS: raise UserError(f"corpus.layout: there is no '{layout}'; choose from {', '.join(LAYOUTS)}")
+    if layout not in LAYOUTS:
+        raise UserError(f"corpus.layout: there is no '{layout}'; choose from {', '.join(LAYOUTS)}")
     if layout == "auto": layout = _layout(root, given)
     reader, keys = _READERS[layout]
     for key in given:
-        if key not in keys: raise UserError(f"corpus.{key}: the layout {layout} has no use for it; remove it or change corpus.layout")
+        if key not in keys:
+            raise UserError(f"corpus.{key}: the layout {layout} has no use for it; "
+                            "remove it or change corpus.layout")
     if layout == "csv" and not table: raise UserError("corpus.table: the layout csv needs it; name the CSV")
     return reader(root, **given)

@@ -48,12 +48,15 @@ def _refuse_one_sided(manifest:pd.DataFrame):
     "Refuse a test split or a training part that lacks a class."
     for part, rows in manifest.groupby("split"):
         missing = sorted(set(manifest["label"]) - set(rows["label"]))
-        if missing: raise UserError(f"splits.test held_out: no clip of {', '.join(missing)} fell into {part}; choose another seed, or leave the class out")
+        if missing:
+            raise UserError(f"splits.test held_out: no clip of {', '.join(missing)} fell into {part}; "
+                            f"choose another seed, or leave the class out")
 
 # %% ../../nbs/01e_data.splits.ipynb #de7608fd
 def _refuse_one_class(labels:pd.Series):
     if labels.nunique() < 2:
-        raise UserError(f"only one class, {labels.iloc[0]!r}, where at least two are needed" if len(labels) else "no clip to split")
+        raise UserError(f"only one class, {labels.iloc[0]!r}, where at least two are needed"
+                        if len(labels) else "no clip to split")
 
 def _refuse_small(manifest:pd.DataFrame, parts:int, unit:str, key:str):
     "Refuse one class only, and classes with fewer groups or clips than parts."
@@ -109,7 +112,8 @@ def _drawn(train:pd.DataFrame, kind:str, folds:int, seed:int) -> pd.Series:
     "Fold numbers by scikit-learn, grouped or not."
     _refuse_small(train, folds, "group" if kind == "grouped" else "clip", f"splits.folds {folds}")
     grouped = kind == "grouped"
-    splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed % 2**32)
+    division = StratifiedGroupKFold if grouped else StratifiedKFold
+    splitter = division(folds, shuffle=True, random_state=seed % 2**32)
     number = pd.Series(0, index=train.index)
     divisions = splitter.split(train, train["label"], train["group"] if grouped else None)
     for fold, (_, validation) in enumerate(divisions, start=1): number.iloc[validation] = fold
@@ -119,14 +123,16 @@ def _official(train:pd.DataFrame, folds:int) -> pd.Series:
     "The corpus's own fold numbers."
     given = sorted(train["fold"].unique())
     if given != list(range(1, folds + 1)):
-        raise UserError(f"splits.kind official: the corpus has the folds {given or 'none'}, not 1 to {folds}; set splits.folds to match, or splits.kind to grouped")
+        raise UserError(f"splits.kind official: the corpus has the folds {given or 'none'}, not 1 to {folds}; "
+                        f"set splits.folds to match, or splits.kind to grouped")
     return train["fold"]
 
 # %% ../../nbs/01e_data.splits.ipynb #9427288c
 def _refuse_missing_classes(judged:pd.DataFrame):
     "Refuse folds without a clip of some class."
     table = pd.crosstab(judged["fold"], judged["label"])
-    missing = [f"fold {fold} has no clip of class {label!r}; lower splits.folds, choose another seed, or leave the class out"
+    missing = [f"fold {fold} has no clip of class {label!r}; "
+               f"lower splits.folds, choose another seed, or leave the class out"
                for fold, row in table.iterrows() for label, count in row.items() if count == 0]
     if missing: raise UserError(listed(missing))
 

@@ -53,7 +53,8 @@ def draw_speaker(
     "A random speaker, between a child and a tall man, in a random room."
     tract_length = rng.uniform(11.5, 18.5)
     return Speaker(tract_length, pitch=110 * (17.5/tract_length)**2.2 * np.exp(.15*rng.standard_normal()),
-                   breathiness=rng.uniform(.05, .6), roughness=rng.beta(1.5, 4), tempo=np.exp(.15*rng.standard_normal()),
+                   breathiness=rng.uniform(.05, .6), roughness=rng.beta(1.5, 4),
+                   tempo=np.exp(.15*rng.standard_normal()),
                    reverberation=rng.uniform(.1, .6), distance=rng.uniform(0, 1),
                    low_cut=rng.uniform(40, 250), high_cut=np.exp(rng.uniform(np.log(3500), np.log(15000))),
                    noise_slope=rng.uniform(0, 2), signal_to_noise=rng.uniform(3, 27), room=int(rng.integers(2**32)))
@@ -159,7 +160,8 @@ class Throat:
         "The path from the first vowel to the last, one row for each 60 ms."
         path = np.array([VOWELS[vowel] for vowel in vowels]) * 17.5/self.speaker.tract_length
         path = path * (1 + .06*self.rng.standard_normal(path.shape[1]))
-        return path if len(path) == 1 else np.stack([curve(track, max(2, int(samples/self.rate/.06))) for track in path.T], axis=1)
+        return path if len(path) == 1 else np.stack(
+            [curve(track, max(2, int(samples/self.rate/.06))) for track in path.T], axis=1)
 
     def voiced(self,
         seconds:float,
@@ -173,15 +175,18 @@ class Throat:
     ) -> np.ndarray: # (samples,)
         "A vowel, or a glide from one to another, on a changing pitch."
         samples, rng = max(int(seconds*self.rate), 64), self.rng
-        breathiness, roughness = min(breathiness + self.speaker.breathiness, 1), roughness + .3*self.speaker.roughness
+        breathiness = min(breathiness + self.speaker.breathiness, 1)
+        roughness = roughness + .3*self.speaker.roughness
         frames = max(2, int(50*seconds))
         vibrato = np.sin(2*np.pi*(rng.uniform(4, 7)*np.arange(frames)/50 + rng.uniform()))
         wander = .02*curve(rng.standard_normal(2 + int(6*seconds)), frames) + .012*vibrato
-        pulses, flow = glottal_pulses(curve(curve(pitch, frames)*np.exp(wander), samples), self.rate, rng, roughness, .5 + .3*breathiness)
+        pulses, flow = glottal_pulses(curve(curve(pitch, frames)*np.exp(wander), samples), self.rate, rng,
+                                      roughness, .5 + .3*breathiness)
         pole = np.exp(-2*np.pi*brightness*(1 - .6*breathiness)/self.rate)
         breath = np.diff(rng.standard_normal(samples, dtype=np.float32), prepend=0)*(.3 + flow)
         source = unit(lfilter([1 - pole], [1, -pole], pulses)) + .5*breathiness*unit(breath)
-        return unit(vocal_tract(source, self._formants(vowels, samples), self.rate))*envelope(level, samples, self.rate, attack)
+        return (unit(vocal_tract(source, self._formants(vowels, samples), self.rate))
+                *envelope(level, samples, self.rate, attack))
 
     def breathed(self,
         seconds:float,
@@ -230,10 +235,13 @@ def breath(
         cycle = period*rng.uniform(.85, 1.15)
         inhale = cycle*rng.uniform(.35, .5)
         exhale = cycle - inhale
-        yield now, rng.uniform(.4, 1)*throat.breathed(.9*inhale, (mouth, "neutral"), (0, .7, 1, .6, 0), hiss=rng.uniform(.3, .9))
-        yield now + inhale, rng.uniform(.6, 1.2)*throat.breathed(.9*exhale, ("neutral", mouth), (0, 1, .7, .35, .1, 0), hiss=rng.uniform(.1, .5))
+        yield now, rng.uniform(.4, 1)*throat.breathed(
+            .9*inhale, (mouth, "neutral"), (0, .7, 1, .6, 0), hiss=rng.uniform(.3, .9))
+        yield now + inhale, rng.uniform(.6, 1.2)*throat.breathed(
+            .9*exhale, ("neutral", mouth), (0, 1, .7, .35, .1, 0), hiss=rng.uniform(.1, .5))
         if rng.random() < .15:
-            yield now + inhale, .5*throat.voiced(.7*exhale, speaker.pitch*np.array([1.1, .8]), (mouth,), (0, 1, .4, 0), .08, breathiness=.6)
+            yield now + inhale, .5*throat.voiced(
+                .7*exhale, speaker.pitch*np.array([1.1, .8]), (mouth,), (0, 1, .4, 0), .08, breathiness=.6)
         now += cycle
 
 # %% ../../nbs/01c_data.synthesis.ipynb #fdd5e733
@@ -250,8 +258,10 @@ def cough(
         now += inhale
     for _ in range(rng.integers(1, 5)):
         length = rng.uniform(.18, .45)/speaker.tempo
-        yield now, 1.5*strength*throat.breathed(rng.uniform(.03, .07), (mouth,), (1, .6, .1), .002, rng.uniform(.3, .9))
-        yield now, .8*strength*throat.breathed(length, (mouth, "neutral"), (1, .5, .25, .1, 0), .004, rng.uniform(.1, .5))
+        yield now, 1.5*strength*throat.breathed(
+            rng.uniform(.03, .07), (mouth,), (1, .6, .1), .002, rng.uniform(.3, .9))
+        yield now, .8*strength*throat.breathed(
+            length, (mouth, "neutral"), (1, .5, .25, .1, 0), .004, rng.uniform(.1, .5))
         if rng.random() < .75:
             pitch = speaker.pitch*rng.uniform(1, 2)*np.array([1.1, 1, .8])
             tail = throat.voiced(.8*length, pitch, (mouth, "neutral"), (.3, 1, .4, 0), breathiness=.4, roughness=.3)
@@ -292,9 +302,11 @@ def laugh(
         high, loud = speaker.pitch*rng.uniform(1.2, 2.4), rng.uniform(.6, 1)
         for turn in range(count):
             pitch, level = high*(1 - .4*turn/count)*rng.uniform(.93, 1.07), loud*(1 - .5*turn/count)
-            yield now, (2 if voiceless else 1)*rng.uniform(.2, .5)*level*throat.breathed(.6*beat, (mouth,), (0, 1, .5, 0), .01)
+            yield now, (2 if voiceless else 1)*rng.uniform(.2, .5)*level*throat.breathed(
+                .6*beat, (mouth,), (0, 1, .5, 0), .01)
             if not voiceless:
-                vowel = throat.voiced(beat*rng.uniform(.45, .7), pitch*np.array([1, 1.05, .85]), (mouth,), (.5, 1, .6, 0), .012, .2)
+                vowel = throat.voiced(beat*rng.uniform(.45, .7), pitch*np.array([1, 1.05, .85]), (mouth,),
+                                      (.5, 1, .6, 0), .012, .2)
                 yield now + .25*beat, level*vowel
             now += beat*rng.uniform(.92, 1.08)
         gasp = rng.uniform(.2, .5)
@@ -313,8 +325,10 @@ def screaming(
         length, top = rng.uniform(.6, 2.6), base*rng.uniform(.9, 1.15)
         glide = (base*rng.uniform(.5, .9), top, top*rng.uniform(.9, 1.1), top, base*rng.uniform(.5, 1))
         mouth = _one_of(rng, ("a",), ("ae", "a"), ("i",))
-        yield now, throat.voiced(length, glide, mouth, (.3, 1, 1, .9, .7, 0), .04, roughness=rng.uniform(.1, .9), brightness=12000)
-        yield now + length, rng.uniform(.05, .3)*throat.breathed(rng.uniform(.15, .4), ("uh",), (0, .6, 1, 0), hiss=.6)
+        yield now, throat.voiced(length, glide, mouth, (.3, 1, 1, .9, .7, 0), .04,
+                                 roughness=rng.uniform(.1, .9), brightness=12000)
+        yield now + length, rng.uniform(.05, .3)*throat.breathed(
+            rng.uniform(.15, .4), ("uh",), (0, .6, 1, 0), hiss=.6)
         now += length + rng.uniform(.1, .65)
 
 # %% ../../nbs/01c_data.synthesis.ipynb #03c10fc8
@@ -328,11 +342,14 @@ def sneeze(
     inhale = min(rng.uniform(.3, 1), now)
     yield now - inhale, rng.uniform(.2, .6)*throat.breathed(inhale, ("uh", "a"), (0, .3, .7, 1, .2), hiss=.5)
     if rng.random() < .4:
-        yield now - .8*inhale, .3*throat.voiced(.6*inhale, speaker.pitch*np.array([1.2, 1.6]), ("uh", "a"), (0, 1, .5), .03, .4)
-    yield now, 1.6*throat.breathed(length, ("i", "u"), (1, .9, .5, .2, 0), .004, rng.uniform(.5, 2), rng.uniform(1500, 4500))
+        yield now - .8*inhale, .3*throat.voiced(
+            .6*inhale, speaker.pitch*np.array([1.2, 1.6]), ("uh", "a"), (0, 1, .5), .03, .4)
+    yield now, 1.6*throat.breathed(
+        length, ("i", "u"), (1, .9, .5, .2, 0), .004, rng.uniform(.5, 2), rng.uniform(1500, 4500))
     if rng.random() < .75:
         pitch = speaker.pitch*rng.uniform(1, 2)*np.array([1.3, 1, .7])
-        tail = throat.voiced(length*rng.uniform(.8, 1.6), pitch, (_one_of(rng, "i", "a", "uh"), "u"), (.4, 1, .4, 0), .02, .3, .1)
+        tail = throat.voiced(length*rng.uniform(.8, 1.6), pitch, (_one_of(rng, "i", "a", "uh"), "u"),
+                             (.4, 1, .4, 0), .02, .3, .1)
         yield now + .15*length, rng.uniform(.4, 1.3)*tail
 
 # %% ../../nbs/01c_data.synthesis.ipynb #d91e7159
@@ -344,7 +361,8 @@ def yawn(
     rng, speaker = throat.rng, throat.speaker
     inhale = seconds*rng.uniform(.25, .5)
     start = -rng.uniform(0, .6)*inhale
-    yield start, rng.uniform(.3, .8)*throat.breathed(inhale, ("neutral", "uh", "a"), (0, .4, .8, 1, .3, 0), .1, rng.uniform(.1, .5))
+    yield start, rng.uniform(.3, .8)*throat.breathed(
+        inhale, ("neutral", "uh", "a"), (0, .4, .8, 1, .3, 0), .1, rng.uniform(.1, .5))
     now = start + inhale + rng.uniform(-.05, .15)
     exhale = min((seconds - now)*rng.uniform(.7, 1.1), 2.5)
     mouth = _one_of(rng, ("a", "uh", "neutral"), ("a", "a", "u"), ("ae", "a", "uh", "u"))
@@ -375,7 +393,8 @@ def recorded(
 ) -> np.ndarray: # (samples,) float32, peak between -25 and -1 dB of full scale
     "A voice as a microphone in the speaker's room hears it, with echo and background noise."
     after = np.arange(int(.6*speaker.reverberation*rate), dtype=np.float32)/rate
-    echo = np.exp(-6.9*after/speaker.reverberation)*np.random.default_rng(speaker.room).standard_normal(len(after), dtype=np.float32)
+    echo = (np.exp(-6.9*after/speaker.reverberation)
+            *np.random.default_rng(speaker.room).standard_normal(len(after), dtype=np.float32))
     voice = unit(voice.astype(np.float32))
     voice = unit(voice + .6*speaker.distance*unit(oaconvolve(voice, echo)[:len(voice)]))
     level = 10**(-(speaker.signal_to_noise + 3*rng.standard_normal())/20)
@@ -394,7 +413,8 @@ def synthesise(
     rate:int=32000, # Hz, 8000 at least
 ) -> np.ndarray: # (samples,) float32 within -1 and 1, 0.5 to 4 s
     "One clip of a class by a speaker; raises `UserError` for a class that it does not know."
-    if label not in _CLASSES: raise UserError(f"label {label!r}: cannot be synthesised; choose one of {', '.join(LABELS)}")
+    if label not in _CLASSES:
+        raise UserError(f"label {label!r}: cannot be synthesised; choose one of {', '.join(LABELS)}")
     share = (_MEAN_SECONDS[LABELS.index(label)] - .5)/3.5
     samples = round((.5 + 3.5*rng.beta(3*share, 3*(1 - share)))*rate)
     throat = Throat(speaker, rng, rate)
@@ -402,7 +422,8 @@ def synthesise(
 
 # %% ../../nbs/01c_data.synthesis.ipynb #4eb0f173
 def _class_sizes(total, least):
-    "Clips per class, at least `least` each, `total` together; the rest by the square root of Nonspeech7k's own counts."
+    """Clips per class, at least `least` each, `total` together;
+    the rest by the square root of Nonspeech7k's own counts."""
     share = np.sqrt(_ORIGINAL_CLIPS)/np.sqrt(_ORIGINAL_CLIPS).sum()*(total - least*len(LABELS))
     sizes = np.floor(share).astype(int)
     leftover = total - least*len(LABELS) - sizes.sum()
@@ -447,8 +468,14 @@ def _wav(clip, seed, rate):
 
 # %% ../../nbs/01c_data.synthesis.ipynb #09b19365
 _SPLITS = { # folder, table, header, how the table spells two words
-    "train": ("metadata of train set .csv", "Filename,File ID,Duration in ms,Class ID,Classname,augmentation  id,Augmentation  type,source", "yawm", "Original"),
-    "test": ("metadata of test set.csv", "Filename,File_ID,Durationin ms,Class_id,Classname,Augment Id,Augmentation type,source", "yawn", "Orignal")}
+    "train": (
+        "metadata of train set .csv",
+        "Filename,File ID,Duration in ms,Class ID,Classname,augmentation  id,Augmentation  type,source",
+        "yawm", "Original"),
+    "test": (
+        "metadata of test set.csv",
+        "Filename,File_ID,Durationin ms,Class_id,Classname,Augment Id,Augmentation type,source",
+        "yawn", "Orignal")}
 
 def _write_split(folder, split, clips, seed, rate, bar):
     "The clips and the table of one split, below `folder`."
@@ -461,7 +488,8 @@ def _write_split(folder, split, clips, seed, rate, bar):
         (folder/split/split/clip.name).write_bytes(content)
         name = yawn_spelling if clip.label == "yawn" else clip.label
         csv.writer(rows, lineterminator="\n").writerow(
-            (clip.name, clip.recording, milliseconds, LABELS.index(clip.label), name, 0, original_spelling, "synthetic"))
+            (clip.name, clip.recording, milliseconds, LABELS.index(clip.label), name, 0, original_spelling,
+             "synthetic"))
         bar.update(1)
     (folder/table).write_text(rows.getvalue(), encoding="utf-8")
 
@@ -485,7 +513,8 @@ def _is_there(folder, readme, sizes):
     if not folder.exists(): return False
     if not folder.is_dir(): raise UserError(f"{folder}: is a file; name a folder for the demo corpus")
     if not any(folder.iterdir()):
-        if folder.samefile(Path.cwd()): raise UserError(f"{folder}: is the current folder; name a new one inside it")
+        if folder.samefile(Path.cwd()):
+            raise UserError(f"{folder}: is the current folder; name a new one inside it")
         return False
     mark = folder/"README.txt"
     if not mark.is_file() or mark.read_bytes() != readme.encode():
@@ -493,7 +522,8 @@ def _is_there(folder, readme, sizes):
     for split, size in sizes.items():
         found = len(list((folder/split/split).glob("*.wav")))
         if found != size or not (folder/_SPLITS[split][0]).is_file():
-            raise UserError(f"{folder}: the demo's {split} set is damaged, {found} of {size} clips are there; delete the folder and run again")
+            raise UserError(f"{folder}: the demo's {split} set is damaged, {found} of {size} clips are there; "
+                            "delete the folder and run again")
     return True
 
 # %% ../../nbs/01c_data.synthesis.ipynb #5965c7a5

@@ -29,7 +29,8 @@ def png(
     figure:Figure,
     dpi:int=110, # pixels per inch
 ) -> bytes: # the content of a PNG file
-    "A figure as PNG; the same figure gives the same bytes, since neither time nor program version is written into them."
+    """A figure as PNG;
+    the same figure gives the same bytes, since neither time nor program version is written into them."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     return content.getvalue()
@@ -61,7 +62,8 @@ def _plain(
     return axes
 
 # %% ../../nbs/05c_evaluation.figures.ipynb #2011c399
-_DEUTERANOPE = np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]])
+_DEUTERANOPE = np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                         [-0.011820, 0.042940, 0.968881]])
 _CONES = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
                    [0.0883024619, 0.2817188376, 0.6299787005]])
 _OKLAB = np.array([[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
@@ -99,7 +101,8 @@ def _palette(
 def class_colours(
     labels:Sequence[str], # class names in the order of the corpus
 ) -> dict[str, tuple[float, float, float]]: # label → sRGB, 0 to 1
-    "The colour of every class, the same in every figure of a corpus; the first ten are seaborn's colour-blind palette."
+    """The colour of every class, the same in every figure of a corpus;
+    the first ten are seaborn's colour-blind palette."""
     return dict(zip(labels, _palette(len(labels))))
 
 # %% ../../nbs/05c_evaluation.figures.ipynb #8e8502f1
@@ -142,7 +145,8 @@ def plot_counts(
     labels:Sequence[str], # class names in the order of the corpus
     note:str="", # said in the title: 'synthetic'
 ) -> Figure:
-    "Number of clips of every class in every split, as horizontal bars; raises `ValueError` for unknown labels and no clips."
+    """Number of clips of every class in every split, as horizontal bars;
+    raises `ValueError` for unknown labels and no clips."""
     _check_labels(manifest, labels)
     splits = _splits(manifest)
     names = [name for name in ("train", "test") if name in set(splits)]
@@ -169,7 +173,8 @@ def _split_key(
     figure:Figure,
     counts:dict[str, int], # split → clips
 ) -> None:
-    "A key below the figure that names each split's shade, in grey as it stands for all classes; none for a single split."
+    """A key below the figure that names each split's shade, in grey as it stands for all classes;
+    none for a single split."""
     if len(counts) == 1: return
     patches = [Patch(color=_tint((0.35, 0.35, 0.35), strength)) for strength in _strengths(len(counts))]
     names = [f"{name} ({_clips(count)})" for name, count in counts.items()]
@@ -181,7 +186,8 @@ def plot_durations(
     labels:Sequence[str], # class names in the order of the corpus
     note:str="", # said in the title: 'synthetic'
 ) -> Figure:
-    "Durations of every class: clips, quartiles, 5th and 95th percentile; raises `ValueError` for unknown labels and no clips."
+    """Durations of every class: clips, quartiles, 5th and 95th percentile;
+    raises `ValueError` for unknown labels and no clips."""
     _check_labels(manifest, labels)
     figure, axes = _by_class(labels, row=0.36)
     generator = np.random.default_rng(0)
@@ -192,12 +198,14 @@ def plot_durations(
         axes.scatter(durations, row + jitter, s=6, color=colour, alpha=0.45, linewidths=0, label=label)
         low, left, median, right, high = np.percentile(durations, [5, 25, 50, 75, 95])
         axes.plot([low, high], [row, row], color=_INK, linewidth=1)
-        axes.barh(row, right - left, 0.4, left=left, facecolor=(*_tint(colour, 0.35), 0.85), edgecolor=_INK, linewidth=1)
+        axes.barh(row, right - left, 0.4, left=left, facecolor=(*_tint(colour, 0.35), 0.85),
+                  edgecolor=_INK, linewidth=1)
         axes.plot([median, median], [row - 0.2, row + 0.2], color=_INK, linewidth=2.2, solid_capstyle="butt")
     axes.set_xlim(left=0)
     axes.set_xlabel("duration (s)")
     missing = int(manifest["duration"].isna().sum())
-    _title(figure, "Durations by class", _clips(len(manifest)), f"{missing:,} without a duration" if missing else "", note)
+    gaps = f"{missing:,} without a duration" if missing else ""
+    _title(figure, "Durations by class", _clips(len(manifest)), gaps, note)
     return figure
 
 # %% ../../nbs/05c_evaluation.figures.ipynb #c72ee76c
@@ -208,18 +216,21 @@ def plot_spectrogram(
     bands_hz:Sequence[float]|None=None, # (bands,) centre of each band in Hz, rising
     title:str="",
 ) -> Figure:
-    "A spectrogram over seconds and Hz (or mel bands), with a colour bar in dB; raises `ValueError` for other shapes."
+    """A spectrogram over seconds and Hz (or mel bands), with a colour bar in dB;
+    raises `ValueError` for other shapes."""
     features = np.asarray(features)
     if features.ndim != 2: raise ValueError(f"features: shape {features.shape}; expected (bands, frames)")
     bands, frames = features.shape
-    if bands_hz is not None and len(bands_hz) != bands: raise ValueError(f"{bands} bands but {len(bands_hz)} frequencies")
+    if bands_hz is not None and len(bands_hz) != bands:
+        raise ValueError(f"{bands} bands but {len(bands_hz)} frequencies")
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes, step = figure.subplots(), hop_length / rate
+    # a frame is centred on its time
     image = axes.imshow(features, origin="lower", aspect="auto", cmap="magma", interpolation="nearest",
-                        extent=(-step / 2, (frames - 0.5) * step, -0.5, bands - 0.5)) # a frame is centred on its time
+                        extent=(-step / 2, (frames - 0.5) * step, -0.5, bands - 0.5))
     axes.tick_params(labelsize=9)
     axes.set_xlabel("time (s)")
-    _frequency_axis(axes, bands, bands_hz)
+    _frequency_axis(axes, bands_hz)
     figure.colorbar(image, ax=axes, label="dB", pad=0.01)
     _title(figure, title)
     return figure
@@ -227,49 +238,75 @@ def plot_spectrogram(
 # %% ../../nbs/05c_evaluation.figures.ipynb #e0d900a6
 def _frequency_axis(
     axes:Axes, # whose vertical axis counts bands from 0
-    bands:int,
     bands_hz:Sequence[float]|None, # (bands,) Hz
 ) -> None:
     "Label the rows with round frequencies an octave apart, or leave them as mel bands."
     axes.set_ylabel("mel band" if bands_hz is None else "frequency (Hz)")
     if bands_hz is None: return
-    octaves = [hertz for hertz in 62.5 * 2.0 ** np.arange(1, 10) if bands_hz[0] <= hertz <= bands_hz[-1]]
-    axes.set_yticks(np.interp(octaves, bands_hz, np.arange(bands)), labels=[f"{hertz:,.0f}" for hertz in octaves])
+    octaves, places = _octaves(bands_hz)
+    axes.set_yticks(places, labels=[f"{hertz:,.0f}" for hertz in octaves])
+
+def _octaves(
+    bands_hz:Sequence[float], # (bands,) Hz, rising
+) -> tuple[np.ndarray, np.ndarray]: # Hz, and the row at which each lies
+    "Round frequencies an octave apart, those among the bands."
+    octaves = 62.5 * 2.0 ** np.arange(1, 10)
+    octaves = octaves[(bands_hz[0] <= octaves) & (octaves <= bands_hz[-1])]
+    return octaves, np.interp(octaves, bands_hz, np.arange(len(bands_hz)))
 
 # %% ../../nbs/05c_evaluation.figures.ipynb #d1289a80
 def plot_grid_spectrograms(
     features_by_label:dict[str, np.ndarray], # label → (bands, frames) in dB, in the order of the panels
     seconds:float, # duration of each clip
     title:str="",
+    bands_hz:Sequence[float]|None=None, # (bands,) centre of each band in Hz, rising
 ) -> Figure:
-    "One spectrogram a class as small panels with a common colour scale; raises `ValueError` where there is none."
+    """One spectrogram a class as small panels with a common colour scale;
+    raises `ValueError` where there is none, and for other numbers of bands than frequencies."""
     if not features_by_label: raise ValueError("no spectrograms to draw")
     panels = {label: np.asarray(features) for label, features in features_by_label.items()}
+    for label, panel in panels.items():
+        if bands_hz is not None and len(bands_hz) != len(panel):
+            raise ValueError(f"{label}: {len(panel)} bands but {len(bands_hz)} frequencies")
     low, high = min(panel.min() for panel in panels.values()), max(panel.max() for panel in panels.values())
     columns = min(len(panels), max(4, int(np.ceil(np.sqrt(len(panels))))))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(max(4, 1.15 + 2.05 * columns), 0.95 + 1.6 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for number, (axes, (label, panel)) in enumerate(zip(grid, panels.items())):
-        image = axes.imshow(panel, origin="lower", aspect="auto", cmap="magma", interpolation="nearest", vmin=low, vmax=high,
-                            extent=(0, seconds, -0.5, len(panel) - 0.5))
+        image = axes.imshow(panel, origin="lower", aspect="auto", cmap="magma", interpolation="nearest",
+                            vmin=low, vmax=high, extent=(0, seconds, -0.5, len(panel) - 0.5))
         axes.set_title(label, fontsize=10, loc="left", color=_INK)
+        if bands_hz is not None: _panel_frequencies(axes, bands_hz)
         axes.tick_params(labelsize=8, labelleft=number % columns == 0, labelbottom=number + columns >= len(panels))
     for axes in grid[len(panels):]: axes.remove()
     figure.colorbar(image, ax=list(grid[:len(panels)]), label="dB", pad=0.01, aspect=12 * rows)
     figure.supxlabel("time (s)", fontsize=10)
-    figure.supylabel("mel band", fontsize=10)
+    figure.supylabel("mel band" if bands_hz is None else "frequency (kHz)", fontsize=10)
     _title(figure, title)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #b85a51a8
+# %% ../../nbs/05c_evaluation.figures.ipynb #270a2f6c
+def _panel_frequencies(
+    axes:Axes, # of a small panel, whose vertical axis counts bands from 0
+    bands_hz:Sequence[float], # (bands,) Hz
+) -> None:
+    "Label the rows with frequencies in kHz an octave apart, without those too close to the next one above."
+    octaves, places = _octaves(bands_hz)
+    apart = np.diff(places, append=np.inf) >= len(bands_hz) / 12
+    axes.set_yticks(places[apart], labels=[f"{hertz / 1000:g}" for hertz in octaves[apart]])
+
+# %% ../../nbs/05c_evaluation.figures.ipynb #8efdd9e6
 def _fit_colours(
     names:Sequence[str], # 'fold 1', …, 'final'
 ) -> dict[str, tuple[float, float, float]]: # name → sRGB
-    "A colour for every fit: folds from green to blue, all other fits dark, none of them a class's colour."
+    "A colour for every fit: folds from green to blue, all other fits red-brown, none of them a class's colour."
     folds = [name for name in names if name.startswith("fold")]
     shades = seaborn.color_palette("crest", as_cmap=True)(np.linspace(0.2, 0.9, len(folds)))[:, :3].tolist()
-    return {name: (0.2, 0.2, 0.2) for name in names} | {name: tuple(shade) for name, shade in zip(folds, shades)}
+    return {name: (0.6, 0.2, 0.13) for name in names} | {name: tuple(shade) for name, shade in zip(folds, shades)}
+
+def _fit_width(name:str) -> float: # points; the final model's line is thicker than a fold's
+    return 1.5 if name.startswith("fold") else 2.6
 
 def _curve(
     records:list[dict], # one an epoch
@@ -279,18 +316,21 @@ def _curve(
     known = [(record["epoch"], record[key]) for record in records if record.get(key) is not None]
     return [epoch for epoch, _ in known], [value for _, value in known]
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #82e93a74
+# %% ../../nbs/05c_evaluation.figures.ipynb #773cb21a
 def plot_training(
-    histories:dict[str, list[dict]], # fit → records with epoch, train_loss, valid_loss, valid_macro_f1 (None for final), lr
+    # fit → records with epoch, train_loss, valid_loss, valid_macro_f1 (None for final), lr
+    histories:dict[str, list[dict]],
     note:str="", # said in the title: 'synthetic'
 ) -> Figure:
-    "Loss, validation macro-F1 and learning rate over the epochs of every fit; raises `ValueError` where there is no epoch."
+    """Loss, validation macro-F1 and learning rate over the epochs of every fit;
+    raises `ValueError` where there is no epoch."""
     if not any(histories.values()): raise ValueError("no epochs to draw")
     figure = Figure(figsize=(9.6, 3.9), layout="constrained")
     loss, score, rate = (_plain(axes) for axes in figure.subplots(1, 3))
     for name, colour in _fit_colours(list(histories)).items():
         records = histories[name]
-        style = dict(color=colour, linewidth=1.5, label=name, marker="o" if len(records) == 1 else None, markersize=4)
+        style = dict(color=colour, linewidth=_fit_width(name), label=name,
+                     marker="o" if len(records) == 1 else None, markersize=4)
         loss.plot(*_curve(records, "train_loss"), **style)
         loss.plot(*_curve(records, "valid_loss"), **style, linestyle="--")
         score.plot(*_curve(records, "valid_macro_f1"), **style)
@@ -302,7 +342,7 @@ def plot_training(
     _title(figure, "Training", f"{epochs} epoch{'' if epochs == 1 else 's'}", note)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #8efdd9e6
+# %% ../../nbs/05c_evaluation.figures.ipynb #5757122c
 def _mark_best(
     axes:Axes,
     records:list[dict],
@@ -312,7 +352,8 @@ def _mark_best(
     epochs, values = _curve(records, "valid_macro_f1")
     if not values: return
     best = int(np.argmax(values))
-    axes.scatter(epochs[best], values[best], marker="*", s=130, color=[colour], edgecolors="white", linewidths=0.8, zorder=3)
+    axes.scatter(epochs[best], values[best], marker="*", s=130, color=[colour],
+                 edgecolors="white", linewidths=0.8, zorder=3)
 
 def _training_axes(
     loss:Axes,
@@ -344,21 +385,21 @@ def _rate_scale(
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_locator(NullLocator())
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #773cb21a
+# %% ../../nbs/05c_evaluation.figures.ipynb #9b1f7a0a
 def _training_key(
     figure:Figure,
     histories:dict[str, list[dict]],
 ) -> None:
     "A key below the panels: the fits by colour, then what the line styles and the star mean."
     colours = _fit_colours(list(histories))
-    lines = {name: Line2D([], [], color=colours[name], linewidth=2) for name in histories}
+    lines = {name: Line2D([], [], color=colours[name], linewidth=_fit_width(name) + 0.5) for name in histories}
     lines["training loss"] = Line2D([], [], color="#888888", linewidth=1.5)
     if any(_curve(records, "valid_loss")[1] for records in histories.values()):
         lines["validation loss"] = Line2D([], [], color="#888888", linewidth=1.5, linestyle="--")
         lines["best epoch"] = Line2D([], [], color="#888888", marker="*", markersize=10, linestyle="")
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=7, frameon=False, fontsize=9)
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #91325616
+# %% ../../nbs/05c_evaluation.figures.ipynb #b2d1c567
 def plot_cv(
     cv:dict, # what `summarise_folds` returns
     note:str="", # said in the title: 'synthetic'
@@ -374,7 +415,7 @@ def plot_cv(
     _title(figure, f"Cross-validation, {len(folds)} fold{plural}", _clips(sum(fold["n"] for fold in folds)), note)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #dc2bc48c
+# %% ../../nbs/05c_evaluation.figures.ipynb #872c0e21
 def _fold_bars(
     axes:Axes,
     folds:list[dict],
@@ -392,14 +433,15 @@ def _fold_bars(
                   fontsize=9, fontweight="bold", color="white" if value > 0.2 else _INK)
     axes.axhline(spread["mean"], color=_INK, linewidth=1.3, linestyle="--")
     if spread["std"] is not None:
-        axes.axhspan(spread["mean"] - spread["std"], spread["mean"] + spread["std"], color=_INK, alpha=0.15, linewidth=0)
+        axes.axhspan(spread["mean"] - spread["std"], spread["mean"] + spread["std"],
+                     color=_INK, alpha=0.15, linewidth=0)
     deviation = "" if spread["std"] is None else f" ± {spread['std']:.3f}"
     axes.set_title(f"{name}: {spread['mean']:.3f}{deviation}", fontsize=10, loc="left", color=_INK)
     axes.set_xticks(numbers)
     axes.set_ylim(0, 1)
     axes.set_xlabel("fold", fontsize=9)
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #ec51f897
+# %% ../../nbs/05c_evaluation.figures.ipynb #e5af6b4e
 _WHITE_TO_BLUE = LinearSegmentedColormap.from_list("white_to_blue", ["#ffffff", "#8fb9d3", "#01517f"])
 
 def plot_confusion(
@@ -407,16 +449,21 @@ def plot_confusion(
     labels:Sequence[str], # class names in the order of the rows
     note:str="", # said in the title: 'synthetic'
 ) -> Figure:
-    "A confusion matrix, shaded by the share of each true class, with counts; raises `ValueError` where shape and labels differ."
+    """A confusion matrix, shaded by the share of each true class, with counts;
+    raises `ValueError` where shape and labels differ."""
     counts = np.asarray(confusion)
     classes = len(labels)
-    if counts.shape != (classes, classes): raise ValueError(f"confusion: shape {counts.shape}; expected {(classes, classes)}")
-    cell, size = np.interp(classes, [7, 16, 50], [0.66, 0.48, 0.25]), np.interp(classes, [7, 16, 50], [10, 8.5, 6.3])
+    if counts.shape != (classes, classes):
+        raise ValueError(f"confusion: shape {counts.shape}; expected {(classes, classes)}")
+    cell = np.interp(classes, [7, 16, 50], [0.66, 0.48, 0.25]) # inches
+    size = np.interp(classes, [7, 16, 50], [10, 8.5, 6.3]) # points
     margin = 0.75 + 0.085 * max(map(len, labels)) # inches for the names
-    figure = Figure(figsize=(max(5, cell * classes + margin + 1), max(4, cell * classes + margin)), layout="constrained")
+    figure = Figure(figsize=(max(5, cell * classes + margin + 1), max(4, cell * classes + margin)),
+                    layout="constrained")
     axes = figure.subplots()
     shares = counts / counts.sum(1, keepdims=True).clip(1)
-    image = axes.imshow(shares, cmap=_WHITE_TO_BLUE, norm=PowerNorm(0.6, 0, 1)) # the power lifts small shares out of the white
+    # the power lifts small shares out of the white
+    image = axes.imshow(shares, cmap=_WHITE_TO_BLUE, norm=PowerNorm(0.6, 0, 1))
     for row, column in zip(*counts.nonzero()):
         axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=size,
                   color="white" if shares[row, column] > 0.35 else _INK)
@@ -427,7 +474,7 @@ def plot_confusion(
     _title(figure, "Confusion matrix", _clips(int(counts.sum())), note)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #70df54cd
+# %% ../../nbs/05c_evaluation.figures.ipynb #c012e3ee
 def _matrix_axes(
     axes:Axes,
     labels:Sequence[str],
@@ -447,12 +494,13 @@ def _matrix_axes(
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #5e1386d5
+# %% ../../nbs/05c_evaluation.figures.ipynb #b4d03808
 def plot_per_class(
     per_class:dict[str, dict], # label → 'precision', 'recall', 'f1', 'support', as in `judge`
     note:str="", # said in the title: 'synthetic'
 ) -> Figure:
-    "Precision, recall and F1 of every class as horizontal bars, with the number of clips; raises `ValueError` for no classes."
+    """Precision, recall and F1 of every class as horizontal bars, with the number of clips;
+    raises `ValueError` for no classes."""
     if not per_class: raise ValueError("no classes to draw")
     labels, colours, height = list(per_class), class_colours(per_class), 0.27
     figure, axes = _by_class([f"{label} ({of['support']:,})" for label, of in per_class.items()], row=0.5)
@@ -466,11 +514,13 @@ def plot_per_class(
     present = [of["f1"] for of in per_class.values() if of["support"]]
     if present: axes.axvline(np.mean(present), color=_INK, linewidth=1.2, linestyle="--", zorder=0)
     _per_class_key(figure, axes, present)
-    _title(figure, "F1, recall and precision by class", _clips(sum(of["support"] for of in per_class.values())), note)
+    clips = sum(of["support"] for of in per_class.values())
+    _title(figure, "F1, recall and precision by class", _clips(clips), note)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #77136344
-_SCORE_SHADES = {"f1": 1.0, "recall": 0.68, "precision": 0.4} # from the top bar of a class to the lowest, 1 = its full colour
+# %% ../../nbs/05c_evaluation.figures.ipynb #3ff40de5
+# from the top bar of a class to the lowest, 1 = its full colour
+_SCORE_SHADES = {"f1": 1.0, "recall": 0.68, "precision": 0.4}
 
 def _per_class_key(
     figure:Figure,
@@ -481,6 +531,8 @@ def _per_class_key(
     axes.set_xlim(0, 1.065)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_xlabel("score (clips of the class in brackets)", fontsize=9)
-    handles = {name: Patch(color=_tint((0.35, 0.35, 0.35), strength)) for name, strength in zip(("F1", "recall", "precision"), _SCORE_SHADES.values())}
-    if present: handles[f"macro-F1 {np.mean(present):.3f}"] = Line2D([], [], color=_INK, linewidth=1.2, linestyle="--")
+    handles = {name: Patch(color=_tint((0.35, 0.35, 0.35), strength))
+               for name, strength in zip(("F1", "recall", "precision"), _SCORE_SHADES.values())}
+    if present:
+        handles[f"macro-F1 {np.mean(present):.3f}"] = Line2D([], [], color=_INK, linewidth=1.2, linestyle="--")
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)

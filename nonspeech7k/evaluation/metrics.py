@@ -16,7 +16,8 @@ def _class_numbers(
     classes:int,
     name:str, # for the message
 ) -> np.ndarray: # (clips,) of int64
-    "Class numbers as an array; raises `ValueError` unless they are whole numbers in 0 … classes − 1, one a clip, at least one."
+    """Class numbers as an array;
+    raises `ValueError` unless they are whole numbers in 0 … classes − 1, one a clip, at least one."""
     values = np.asarray(values)
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"{name}: shape {values.shape}; expected one class number a clip, and at least one clip")
@@ -31,7 +32,8 @@ def confusion(
     predicted, # (clips,) class numbers
     classes:int, # how many classes there are
 ) -> np.ndarray: # (classes, classes) of int64, rows true, columns predicted
-    "Count clips by true and predicted class; raises `ValueError` for class numbers out of range and for no clips at all."
+    """Count clips by true and predicted class;
+    raises `ValueError` for class numbers out of range and for no clips at all."""
     truth, predicted = _class_numbers(truth, classes, "truth"), _class_numbers(predicted, classes, "predicted")
     if truth.shape != predicted.shape: raise ValueError(f"{len(truth)} true but {len(predicted)} predicted labels")
     return np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
@@ -52,7 +54,8 @@ def class_scores(
 def overall_scores(
     counts, # (…, classes, classes) clips, rows true; at least one clip in each matrix
 ) -> dict[str, np.ndarray]: # 'accuracy', 'macro_f1', 'macro_precision', 'macro_recall', each (…)
-    "Accuracy and macro scores, from one confusion matrix or many; a macro score is the mean over classes with at least one true clip."
+    """Accuracy and macro scores, from one confusion matrix or many;
+    a macro score is the mean over classes with at least one true clip."""
     scores = class_scores(counts)
     present = scores["support"] > 0
     macro = lambda values: (values * present).sum(-1) / present.sum(-1)
@@ -78,13 +81,15 @@ def checked_predictions(
     "Truth and probabilities as arrays that can be judged; raises `ValueError` that says what is wrong with them."
     truth, probabilities = _class_numbers(truth, classes, "truth"), np.asarray(probabilities, dtype=np.float64)
     if probabilities.shape != (len(truth), classes):
-        raise ValueError(f"probabilities: shape {probabilities.shape}; expected {(len(truth), classes)}, (clips, classes)")
+        raise ValueError(f"probabilities: shape {probabilities.shape}; "
+                         f"expected {(len(truth), classes)}, (clips, classes)")
     if not np.isfinite(probabilities).all(): raise ValueError("probabilities: some are NaN or infinite")
     wrong = (abs(probabilities.sum(1) - 1) > 1e-3) | (probabilities < 0).any(1)
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(f"probabilities: row {row} holds {probabilities[row].min():.4g} to {probabilities[row].max():.4g}"
-                         f" and sums to {probabilities[row].sum():.4g}; expected none below 0 and a sum of 1")
+        raise ValueError(f"probabilities: row {row} holds {probabilities[row].min():.4g} to "
+                         f"{probabilities[row].max():.4g} and sums to {probabilities[row].sum():.4g}; "
+                         "expected none below 0 and a sum of 1")
     return truth, probabilities
 
 # %% ../../nbs/05a_evaluation.metrics.ipynb #7c9d2e0f
@@ -92,15 +97,17 @@ def judge(
     truth, # (clips,) class numbers
     probabilities, # (clips, classes), each row sums to 1
     labels:Sequence[str], # name of each class, in the order of the columns
-) -> dict: # 'n', 'accuracy', 'macro_f1', 'macro_precision', 'macro_recall', 'loss', 'per_class', 'confusion' (rows true)
-    "Every metric of a set of predictions, in plain Python numbers; macro = mean over classes with a true clip; raises `ValueError`."
+) -> dict: # 'n', 'accuracy', 'macro_f1', 'macro_precision', 'macro_recall', 'loss', 'per_class', 'confusion'
+    """Every metric of a set of predictions, in plain Python numbers; macro = mean over classes with a true clip,
+    rows of the confusion matrix = true classes; raises `ValueError`."""
     labels = [str(label) for label in labels]
     if len(set(labels)) < len(labels): raise ValueError("labels: a name occurs twice")
     truth, probabilities = checked_predictions(truth, probabilities, len(labels))
     counts = confusion(truth, probabilities.argmax(1), len(labels))
     likelihood = probabilities[np.arange(len(truth)), truth].clip(1e-12, 1)
     return {"n": len(truth), **{name: float(value) for name, value in overall_scores(counts).items()},
-            "loss": float(-np.log(likelihood).mean()), "per_class": _per_class(counts, labels), "confusion": counts.tolist()}
+            "loss": float(-np.log(likelihood).mean()), "per_class": _per_class(counts, labels),
+            "confusion": counts.tolist()}
 
 # %% ../../nbs/05a_evaluation.metrics.ipynb #deefe958
 def _per_class(
@@ -115,10 +122,12 @@ def _per_class(
 # %% ../../nbs/05a_evaluation.metrics.ipynb #1c42b891
 def summarise_folds(
     folds:list[dict], # what `judge` returned for each fold, in order
-) -> dict: # 'folds', one entry a fold, and 'macro_f1' and 'accuracy' with 'mean' and 'std' (ddof=1; None for one fold)
+) -> dict: # 'folds', one entry a fold; 'macro_f1' and 'accuracy' with 'mean', 'std' (ddof=1, None for one fold)
     "The cross-validation's part of `metrics.json`; raises `ValueError` where there is no fold."
     if not folds: raise ValueError("no folds to summarise")
     names = ("n", "accuracy", "macro_f1", "macro_precision", "macro_recall", "loss")
-    spread = lambda values: {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-    return {"folds": [{"fold": number, **{name: fold[name] for name in names}} for number, fold in enumerate(folds, 1)],
+    spread = lambda values: {"mean": float(np.mean(values)),
+                             "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+    return {"folds": [{"fold": number, **{name: fold[name] for name in names}}
+                      for number, fold in enumerate(folds, 1)],
             **{name: spread([fold[name] for fold in folds]) for name in ("macro_f1", "accuracy")}}

@@ -19,7 +19,8 @@ def _cells_by_group(
     groups, # (clips,) names of recordings or speakers
     classes:int,
 ) -> csr_array: # (groups, classes²) clips; groups in the order of their names
-    "The confusion matrix of every group, flattened; raises `ValueError` where a clip has no group or their numbers differ."
+    """The confusion matrix of every group, flattened;
+    raises `ValueError` where a clip has no group or their numbers differ."""
     groups = list(groups)
     if len(groups) != len(truth): raise ValueError(f"{len(truth)} clips but {len(groups)} groups")
     if any(group is None or group != group for group in groups): raise ValueError("groups: some clips have none")
@@ -36,14 +37,17 @@ def bootstrap_intervals(
     seed:int=0,
     level:float=0.95, # share of resamples inside the interval
 ) -> dict[str, list[float]]: # 'macro_f1', 'accuracy', 'macro_precision', 'macro_recall', each [low, high]
-    "Percentile bootstrap intervals over whole groups; [0, 1] where there is one group only; raises `ValueError` as `judge` does."
-    if resamples < 1 or not 0 < level < 1: raise ValueError(f"resamples {resamples}, level {level}: expected ≥ 1 and between 0 and 1")
+    """Percentile bootstrap intervals over whole groups; [0, 1] where there is one group only;
+    raises `ValueError` as `judge` does."""
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"resamples {resamples}, level {level}: expected ≥ 1 and between 0 and 1")
     truth, probabilities = checked_predictions(truth, probabilities, classes)
     cells = _cells_by_group(truth, probabilities.argmax(1), groups, classes)
     count = cells.shape[0]
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
     scores = overall_scores((draws @ cells).reshape(resamples, classes, classes))
-    bounds = lambda values: [0.0, 1.0] if count == 1 else np.quantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    bounds = lambda values: ([0.0, 1.0] if count == 1 else
+                             np.quantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist())
     return {name: bounds(scores[name]) for name in ("macro_f1", "accuracy", "macro_precision", "macro_recall")}
 
 # %% ../../nbs/05b_evaluation.uncertainty.ipynb #7835ae12
@@ -52,6 +56,7 @@ def wilson_interval(
     n:int, # clips judged
     level:float=0.95,
 ) -> list[float]: # [low, high]
-    "Wilson's score interval of a proportion (JASA 22, 1927), for clips that are independent; raises `ValueError` for impossible counts."
+    """Wilson's score interval of a proportion (JASA 22, 1927), for clips that are independent;
+    raises `ValueError` for impossible counts."""
     bounds = binomtest(int(correct), int(n)).proportion_ci(confidence_level=level, method="wilson")
     return [float(bounds.low), float(bounds.high)]

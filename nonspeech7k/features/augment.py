@@ -25,10 +25,10 @@ def roll(
     largest:float, # share of the clip, 0 to 1
     generator:torch.Generator,
 ) -> torch.Tensor: # the same shape
-    "Each waveform moved in time by its own random step, at most `largest` of its length either way, round the end."
+    "Each waveform moved in time, round the end, by its own random step of at most `largest` of its length either way."
     batch, samples = waveforms.shape
     steps = _uniform(batch, -largest * samples, largest * samples, generator).round().long()
-    if waveforms.device.type == "cpu": # copying runs of memory is ten times faster than gathering sample by sample
+    if waveforms.device.type == "cpu": # copying runs of memory beats gathering sample by sample
         return torch.stack([waveform.roll(step) for waveform, step in zip(waveforms, steps.tolist())])
     positions = torch.arange(samples, device=waveforms.device)
     return waveforms.gather(1, (positions - steps[:, None]) % samples)

@@ -24,7 +24,8 @@ class LogMel(nn.Module):
     ):
         super().__init__()
         self.n_fft, self.hop_length, self.top_db = n_fft, hop_length, top_db
-        filters = melscale_fbanks(n_fft // 2 + 1, f_min, f_max or rate / 2, n_mels, rate, norm=None, mel_scale="htk")
+        filters = melscale_fbanks(
+            n_fft // 2 + 1, f_min, f_max or rate / 2, n_mels, rate, norm=None, mel_scale="htk")
         self.register_buffer("filters", filters.T.contiguous()) # (bands, frequencies)
         self.register_buffer("window", torch.hann_window(n_fft))
         self.register_buffer("mean", torch.zeros(()))
@@ -49,7 +50,8 @@ def clip_moments(
     waveforms:torch.Tensor, # (batch, samples)
 ) -> torch.Tensor: # (batch, 2) float64 on the CPU: mean of the dB values, mean of their squares
     "What each clip adds to the statistics of a set of clips."
-    # float32 sums of 32,000 values near -60 dB carry errors of about 1e-4 dB: far below what matters, and XLA has no float64
+    # float32 sums of 32,000 values near -60 dB carry errors of about 1e-4 dB:
+    # far below what matters, and XLA has no float64
     level = front_end.decibels(waveforms).flatten(1)
     return torch.stack([level.mean(1), level.square().mean(1)], dim=1).cpu().double()
 

@@ -80,15 +80,17 @@ def describe(
 ) -> dict:
     "The configuration of a classifier made from a recipe."
     private = {"corpus", "banks", "workers"}
-    return {"format": 1, "labels": list(labels), "clip": recipe["clip"], "front_end": recipe["front_end"], "network": recipe["network"],
-            "calibration": {"temperature": 1.0}, "recipe": {key: value for key, value in recipe.items() if key not in private}, **provenance}
+    return {"format": 1, "labels": list(labels), "clip": recipe["clip"],
+            "front_end": recipe["front_end"], "network": recipe["network"], "calibration": {"temperature": 1.0},
+            "recipe": {key: value for key, value in recipe.items() if key not in private}, **provenance}
 
 def build_classifier(
     configuration:dict, # from `describe`
 ) -> Classifier: # with fresh weights
     "The untrained classifier that a configuration describes."
     front_end = build_front_end(configuration["clip"]["rate"], **configuration["front_end"])
-    return Classifier(front_end, build_network(len(configuration["labels"]), **configuration["network"]), configuration)
+    network = build_network(len(configuration["labels"]), **configuration["network"])
+    return Classifier(front_end, network, configuration)
 
 # %% ../../nbs/06a_inference.classifier.ipynb #139ad0e1
 def save_classifier(
@@ -111,12 +113,15 @@ def load_classifier(
         return _filled(configuration, arrays).to(device)
     except FileNotFoundError as error: raise UserError(f"{path}: no such file") from error
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path}: not a classifier of nonspeech7k, or damaged; train one with `nonspeech7k run`") from error
+        raise UserError(f"{path}: not a classifier of nonspeech7k, or damaged; "
+                        f"train one with `nonspeech7k run`") from error
 
 # %% ../../nbs/06a_inference.classifier.ipynb #55a51080
 def _filled(configuration:dict, arrays:dict[str, torch.Tensor]) -> Classifier:
     "The classifier of a configuration with these weights."
-    if configuration["format"] != 1: raise UserError(f"the classifier has format {configuration['format']}, this version reads 1; update nonspeech7k")
+    if configuration["format"] != 1:
+        raise UserError(f"the classifier has format {configuration['format']}, this version reads 1; "
+                        f"update nonspeech7k")
     classifier = build_classifier(configuration)
     classifier.load_state_dict(arrays)
     return classifier
@@ -147,7 +152,8 @@ def predict(
             some = files[start:start + batch_size]
             read = list(pool.map(lambda path: _read(classifier, path), some))
             rows = iter(_judged(classifier, [clip for clip in read if not isinstance(clip, BadClip)]))
-            for path, clip in zip(some, read): yield clip if isinstance(clip, BadClip) else {"path": str(path), **next(rows)}
+            for path, clip in zip(some, read):
+                yield clip if isinstance(clip, BadClip) else {"path": str(path), **next(rows)}
 
 # %% ../../nbs/06a_inference.classifier.ipynb #0240c1ce
 def _read(classifier:Classifier, path:Path) -> tuple[np.ndarray, float]|BadClip:
@@ -160,7 +166,8 @@ def _judged(classifier:Classifier, clips:list[tuple[np.ndarray, float]]) -> list
     "Label, probabilities and durations of clips."
     if not clips: return []
     device = classifier.front_end.mean.device
-    probabilities = classifier.probabilities(torch.from_numpy(np.stack([waveform for waveform, _ in clips])).to(device))
+    waveforms = torch.from_numpy(np.stack([waveform for waveform, _ in clips]))
+    probabilities = classifier.probabilities(waveforms.to(device))
     limit = classifier.configuration["clip"]["seconds"]
     return [{"label": classifier.labels[row.argmax()], "probabilities": dict(zip(classifier.labels, row.tolist())),
              "seconds": round(duration, 3), "judged_seconds": round(min(duration, limit), 3)}

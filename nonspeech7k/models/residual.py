@@ -11,7 +11,7 @@ from torch import nn
 
 # %% ../../nbs/03a_models.residual.ipynb #c65189bf
 class ResidualBlock(nn.Module):
-    "Two 3×3 convolutions beside a 1×1 shortcut: (batch, inputs, height, width) → (batch, outputs, height, width)."
+    "Two 3×3 convolutions and a 1×1 shortcut: (batch, inputs, height, width) → (batch, outputs, height, width)."
     def __init__(self,
         inputs:int, # channels
         outputs:int, # channels
@@ -36,9 +36,11 @@ class ResidualNetwork(nn.Module):
     ):
         super().__init__()
         stages = [nn.Conv2d(1, channels[0], 3, padding=1), nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
-        for inputs, outputs in zip(channels, channels[1:]): stages += [nn.MaxPool2d(2), ResidualBlock(inputs, outputs)]
+        for inputs, outputs in zip(channels, channels[1:]):
+            stages += [nn.MaxPool2d(2), ResidualBlock(inputs, outputs)]
         self.stages = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Sequential(nn.Linear(channels[-1], hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, classes))
+        self.head = nn.Sequential(
+            nn.Linear(channels[-1], hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, classes))
 
     def forward(self, features:torch.Tensor) -> torch.Tensor:
         return self.head(self.stages(features))

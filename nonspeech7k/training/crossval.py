@@ -34,8 +34,10 @@ def fold_parts(
 ) -> list[FoldPart]: # one a fold, the final fit last
     "Who is trained on and validated in each fit."
     fold = manifest["fold"].to_numpy()
-    parts = [FoldPart(f"fold {number}", int(number), np.flatnonzero((fold > 0) & (fold != number)), np.flatnonzero(fold == number))
-             for number in sorted(set(fold) - {0})]
+    parts = [
+        FoldPart(f"fold {number}", int(number),
+                 np.flatnonzero((fold > 0) & (fold != number)), np.flatnonzero(fold == number))
+        for number in sorted(set(fold) - {0})]
     return [*parts, FoldPart("final", 0, np.flatnonzero(fold > 0), np.array([], dtype=np.int64))]
 
 # %% ../../nbs/04d_training.crossval.ipynb #5429af5c

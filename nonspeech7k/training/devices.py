@@ -30,7 +30,8 @@ def choose_device(
     if choice == "auto": choice = "cuda" if torch.cuda.is_available() else "cpu"
     if choice == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda: this machine has no GPU that PyTorch can use; set device to cpu or auto")
-    if choice == "xla": raise UserError("device: xla: this version does not train on a TPU yet; set device to auto, cpu or cuda")
+    if choice == "xla":
+        raise UserError("device: xla: this version does not train on a TPU yet; set device to auto, cpu or cuda")
     return torch.device(choice)
 
 # %% ../../nbs/04b_training.devices.ipynb #69e9145a
@@ -45,7 +46,8 @@ def _cpu_flags() -> set[str]:
     "The instruction sets of this CPU, as Linux names them; empty elsewhere."
     information = Path("/proc/cpuinfo")
     if not information.exists(): return set()
-    return set(next((line for line in information.read_text().splitlines() if line.startswith("flags")), "").split())
+    lines = information.read_text().splitlines()
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 # %% ../../nbs/04b_training.devices.ipynb #a735ad79
 def precision(
@@ -87,8 +89,10 @@ def resident(
     device:torch.device,
 ) -> Resident:
     "A bank brought to a device: copied to a GPU, mapped on a CPU."
-    return Resident(torch.from_numpy(bank.samples).to(device), torch.from_numpy(bank.scales / np.float32(32767)).to(device),
-                    torch.from_numpy(bank.rows).to(device))
+    return Resident(
+        torch.from_numpy(bank.samples).to(device),
+        torch.from_numpy(bank.scales / np.float32(32767)).to(device),
+        torch.from_numpy(bank.rows).to(device))
 
 # %% ../../nbs/04b_training.devices.ipynb #6e88e021
 PACKAGES = ("nonspeech7k", "torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "soxr")
@@ -99,7 +103,8 @@ def environment(
     "Versions, processor, device and git revision of this process."
     return {"python": platform.python_version(), "packages": {name: _version(name) for name in PACKAGES},
             "platform": f"{platform.system()} {platform.machine()}", "cpu": _cpu_name(), "cores": _cores(),
-            "threads": torch.get_num_threads(), "device": str(device), "device_name": _device_name(device), "revision": _revision()}
+            "threads": torch.get_num_threads(), "device": str(device), "device_name": _device_name(device),
+            "revision": _revision()}
 
 def _cores() -> int:
     "The cores that this process may use."
@@ -112,14 +117,16 @@ def _version(package:str) -> str|None:
 def _cpu_name() -> str:
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor() or "unknown")
+    named = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or "unknown")
 
 # %% ../../nbs/04b_training.devices.ipynb #42446aed
 def _device_name(device:torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else {"cpu": _cpu_name()}.get(device.type, device.type)
+    if device.type == "cuda": return torch.cuda.get_device_name(device)
+    return {"cpu": _cpu_name()}.get(device.type, device.type)
 
 def _revision() -> str|None:
-    "The git revision of the checkout that this package runs from, marked where files were changed; None in an installed package."
+    "The git revision of this package's checkout, marked where files were changed; None in an installed package."
     root = Path(nonspeech7k.__file__).resolve().parents[1]
     if not (root/".git").exists(): return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]

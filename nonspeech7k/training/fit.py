@@ -78,7 +78,8 @@ def train_epoch(
     model.network.train()
     total = torch.zeros((), device=clips.device)
     for indices in order:
-        loss = cross_entropy(model.train_logits(clips.waveforms(indices), generator), targets[indices.to(targets.device)], weight=weights)
+        logits = model.train_logits(clips.waveforms(indices), generator)
+        loss = cross_entropy(logits, targets[indices.to(targets.device)], weight=weights)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.network.parameters(), clip_norm)
@@ -112,9 +113,10 @@ def validation_scores(
 ) -> dict[str, float]: # valid_loss, valid_accuracy, valid_macro_f1
     "Weighted cross-entropy, accuracy and macro-F1 over the classes that occur."
     predicted = logits.argmax(1)
+    macro_f1 = f1_score(targets, predicted, labels=targets.unique(), average="macro", zero_division=0)
     return {"valid_loss": cross_entropy(logits, targets, weight=weights).item(),
             "valid_accuracy": (predicted == targets).double().mean().item(),
-            "valid_macro_f1": float(f1_score(targets, predicted, labels=targets.unique(), average="macro", zero_division=0))}
+            "valid_macro_f1": float(macro_f1)}
 
 # %% ../../nbs/04c_training.fit.ipynb #879959c9
 @dataclass
@@ -127,7 +129,8 @@ class State:
     history:list[dict] = field(default_factory=list) # one record an epoch
 
     @property
-    def best_macro_f1(self) -> float: return max((record["valid_macro_f1"] or 0 for record in self.history), default=-1.0)
+    def best_macro_f1(self) -> float:
+        return max((record["valid_macro_f1"] or 0 for record in self.history), default=-1.0)
 
 # %% ../../nbs/04c_training.fit.ipynb #22c8db8c
 def save_state(
@@ -136,13 +139,15 @@ def save_state(
     key:str, # what this is the state of; checked when it is read
 ):
     "Write a fit's state as safetensors, whole or not at all."
-    moments = {f"optimiser.{number}.{name}": value for number, values in state.optimiser.state_dict()["state"].items()
+    moments = {f"optimiser.{number}.{name}": value
+               for number, values in state.optimiser.state_dict()["state"].items()
                for name, value in values.items()}
     arrays = {f"network.{name}": value for name, value in state.network.state_dict().items()} | moments
     arrays |= {f"best.{name}": value for name, value in state.best.items()}
     text = {"key": key, "history": state.history, "learning_rate": state.optimiser.param_groups[0]["lr"],
             "schedule": state.schedule and state.schedule.state_dict()}
-    write_bytes(path, save({name: value.cpu().contiguous() for name, value in arrays.items()}, {"state": json.dumps(text)}))
+    arrays = {name: value.cpu().contiguous() for name, value in arrays.items()}
+    write_bytes(path, save(arrays, {"state": json.dumps(text)}))
 
 # %% ../../nbs/04c_training.fit.ipynb #2257e7bf
 def load_state(
@@ -157,7 +162,8 @@ def load_state(
             arrays = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the training state is damaged; delete it and run again") from error
-    if text["key"] != key: raise UserError(f"{path}: belongs to another fit ({text['key']}, not {key}); delete it and run again")
+    if text["key"] != key:
+        raise UserError(f"{path}: belongs to another fit ({text['key']}, not {key}); delete it and run again")
     state.network.load_state_dict(_under(arrays, "network."))
     state.best, state.history = _under(arrays, "best."), text["history"]
     _load_optimiser(state.optimiser, _under(arrays, "optimiser."), text["learning_rate"])
@@ -217,7 +223,9 @@ def fit(
             save_state(state, state_path, key)
             on_epoch(record)
             bar.n = epoch * clips_an_epoch
-            bar.set_postfix({"loss": f"{record['train_loss']:.3f}"} | ({"F1": f"{record['valid_macro_f1']:.3f}"} if len(valid) else {}), refresh=False)
+            shown = {"loss": f"{record['train_loss']:.3f}"}
+            if len(valid): shown["F1"] = f"{record['valid_macro_f1']:.3f}"
+            bar.set_postfix(shown, refresh=False)
     return state.best, state.history
 
 # %% ../../nbs/04c_training.fit.ipynb #6516a776
@@ -225,18 +233,20 @@ def _start(network:nn.Module, settings:Optimisation, scheduled:bool) -> State:
     "A fit's state before the first epoch."
     network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, patience=settings.patience, factor=settings.factor) if scheduled else None
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimiser, patience=settings.patience, factor=settings.factor) if scheduled else None
     return State(network, optimiser, schedule)
 
 def _set_rate(optimiser:torch.optim.Optimizer, rate:float):
     for group in optimiser.param_groups: group["lr"] = rate
 
 def _keep(state:State, record:dict):
-    "Enter an epoch's record, step the schedule, and keep the weights if they are the best so far, or the last without validation."
+    "Enter an epoch's record, step the schedule, keep the best weights so far, or the last without validation."
     better = record["valid_macro_f1"] is None or record["valid_macro_f1"] > state.best_macro_f1
     state.history.append(record)
     if state.schedule: state.schedule.step(record["valid_loss"])
-    if better: state.best = {name: value.detach().cpu().clone() for name, value in state.network.state_dict().items()}
+    if better:
+        state.best = {name: value.detach().cpu().clone() for name, value in state.network.state_dict().items()}
 
 # %% ../../nbs/04c_training.fit.ipynb #335286e2
 def _epoch(model:Model, state:State, clips:Resident, targets:torch.Tensor, train:torch.Tensor, valid:torch.Tensor,
@@ -249,8 +259,12 @@ def _epoch(model:Model, state:State, clips:Resident, targets:torch.Tensor, train
     generator = torch.Generator(clips.device).manual_seed(seed_for(seed, "augmentation", epoch))
     rate = state.optimiser.param_groups[0]["lr"]
     with seed_weights(seed_for(seed, "dropout", epoch)):
-        loss = train_epoch(model, clips, targets.to(clips.device), order, state.optimiser, on_device, settings.clip_norm, generator, bar.update)
-    if not np.isfinite(loss): raise UserError(f"the training loss is {loss} in epoch {epoch}; lower train.lr, {rate:g}")
+        loss = train_epoch(model, clips, targets.to(clips.device), order, state.optimiser, on_device,
+                           settings.clip_norm, generator, bar.update)
+    if not np.isfinite(loss):
+        raise UserError(f"the training loss is {loss} in epoch {epoch}; lower train.lr, {rate:g}")
     scores = dict.fromkeys(("valid_loss", "valid_accuracy", "valid_macro_f1"))
-    if len(valid): scores = validation_scores(predict_logits(model, clips, valid, settings.batch_size, bar.update), targets[valid], weights)
+    if len(valid):
+        logits = predict_logits(model, clips, valid, settings.batch_size, bar.update)
+        scores = validation_scores(logits, targets[valid], weights)
     return {"epoch": epoch, "lr": rate, "train_loss": loss, **scores}

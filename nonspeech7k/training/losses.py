@@ -15,6 +15,7 @@ def class_weights(
 ) -> torch.Tensor: # (classes,) float32, their sum is the number of classes
     "Weights inversely proportional to the class counts; raises ValueError where a class has no clip."
     counts = torch.bincount(targets.cpu(), minlength=classes).double()
-    if (counts == 0).any(): raise ValueError(f"classes without a training clip: {(counts == 0).nonzero().flatten().tolist()}")
+    missing = (counts == 0).nonzero().flatten().tolist()
+    if missing: raise ValueError(f"classes without a training clip: {missing}")
     weights = 1 / counts
     return (weights * classes / weights.sum()).float()
