@@ -33,7 +33,7 @@ from .evaluation.metrics import judge, summarise_folds
 from .evaluation.report import alternative_texts, render_report, results_table
 from .evaluation.uncertainty import bootstrap_intervals
 from .features.augment import FeatureAugmentation, WaveformAugmentation
-from .features.spectrograms import clip_moments, standardise
+from .features.spectrograms import band_frequencies, clip_moments, standardise
 from nonspeech7k.files import (
     UserError, cannot_write, listed, read_json, resource, sweep, write_bytes, write_json, write_text,
 )
@@ -306,14 +306,19 @@ def _draw_features(run:Run, clips:Resident, front_end:torch.nn.Module):
     examples = {label: front_end.decibels(clips.waveforms(torch.tensor([index])))[0, 0].cpu().numpy()
                 for label, index in first.items()}
     title = _titled("One clip of each class", run)
-    figure = figures.plot_grid_spectrograms(examples, seconds, title=title)
+    figure = figures.plot_grid_spectrograms(examples, seconds, title, _bands(run.recipe))
     write_bytes(run.folder/"plots"/"spectrograms.png", figures.png(figure))
     variants = _augmented(run, clips, front_end, int(first[run.labels[0]]), count=8)
     title = _titled(f"One clip of {run.labels[0]}, augmented eight times", run)
-    figure = figures.plot_grid_spectrograms(variants, seconds, title=title)
+    figure = figures.plot_grid_spectrograms(variants, seconds, title, _bands(run.recipe))
     write_bytes(run.folder/"plots"/"augmentation.png", figures.png(figure))
 
-# %% ../nbs/07_pipeline.ipynb #bc131c67
+# %% ../nbs/07_pipeline.ipynb #f603c156
+def _bands(recipe:Recipe) -> np.ndarray: # (bands,) Hz
+    front = recipe.front_end
+    return band_frequencies(front.n_mels, front.f_min, front.f_max or recipe.clip.rate / 2).numpy()
+
+# %% ../nbs/07_pipeline.ipynb #c8772289
 def _augmented(run:Run, clips:Resident, front_end:torch.nn.Module, index:int, count:int) -> dict[str, np.ndarray]:
     "Variants of one clip in dB, masked with the mean as in training."
     generator = torch.Generator(clips.device).manual_seed(seed_for(run.recipe.seed, "picture"))
@@ -322,7 +327,7 @@ def _augmented(run:Run, clips:Resident, front_end:torch.nn.Module, index:int, co
     features = change_features(front_end(waveforms), generator) * front_end.deviation + front_end.mean
     return {f"variant {number}": picture for number, picture in enumerate(features[:, 0].cpu().numpy(), start=1)}
 
-# %% ../nbs/07_pipeline.ipynb #c8772289
+# %% ../nbs/07_pipeline.ipynb #e77a3ebd
 def _titled(text:str, run:Run) -> str: return f"{text} ({run.note})" if run.note else text
 
 def augmentations(
@@ -333,7 +338,7 @@ def augmentations(
     change_waveforms = WaveformAugmentation(part.roll, tuple(part.gain))
     return change_waveforms, FeatureAugmentation(part.noise, part.frequency_mask, part.time_mask)
 
-# %% ../nbs/07_pipeline.ipynb #4b7e2291
+# %% ../nbs/07_pipeline.ipynb #08e722a4
 def train(
     run:Run,
 ) -> dict[str, list[dict]]: # the history of each fit, by name
@@ -352,7 +357,7 @@ def train(
         write_bytes(run.folder/"plots"/"training_curves.png", figures.png(figure))
     return histories
 
-# %% ../nbs/07_pipeline.ipynb #08e722a4
+# %% ../nbs/07_pipeline.ipynb #9fa7db80
 def _saved_moments(run:Run) -> torch.Tensor: # (clips, 2) float64
     return torch.from_numpy(measure(run)[["mean", "square"]].to_numpy(copy=True))
 
@@ -363,7 +368,7 @@ def model_file(
     "Where a fit's classifier is kept."
     return run.folder/"models"/(f"best_fold{part.number}.safetensors" if part.number else "final_model.safetensors")
 
-# %% ../nbs/07_pipeline.ipynb #9fa7db80
+# %% ../nbs/07_pipeline.ipynb #26abb49c
 def _fit(
     run:Run, part:FoldPart, clips:Resident, targets:torch.Tensor, moments:torch.Tensor, histories:dict, lap,
 ) -> list[dict]:
@@ -381,7 +386,7 @@ def _fit(
     save_classifier(_classifier(run, part, model), model_file(run, part))
     return history
 
-# %% ../nbs/07_pipeline.ipynb #26abb49c
+# %% ../nbs/07_pipeline.ipynb #459d6d57
 def _model(run:Run) -> Model:
     "A fresh model of the recipe on the run's device."
     network = build_network(len(run.labels), **run.recipe.network.model_dump()).to(run.device)
@@ -400,7 +405,7 @@ def _classifier(run:Run, part:FoldPart, model:Model) -> Classifier:
     configuration = describe(run.labels, run.recipe.model_dump(), trained_on=trained_on, versions=versions)
     return Classifier(model.front_end, model.network, configuration)
 
-# %% ../nbs/07_pipeline.ipynb #459d6d57
+# %% ../nbs/07_pipeline.ipynb #55b3a214
 @contextmanager
 def _curves(run:Run, part:FoldPart) -> Iterator:
     "A function that sends an epoch's record to TensorBoard."
@@ -411,7 +416,7 @@ def _curves(run:Run, part:FoldPart) -> Iterator:
             append(step=record["epoch"], summary={"value": values})
         yield write
 
-# %% ../nbs/07_pipeline.ipynb #f31a4588
+# %% ../nbs/07_pipeline.ipynb #b2a33b2e
 @contextmanager
 def _events(folder:Path) -> Iterator:
     "A function that appends an event to a TensorBoard file at once, so that a full disk is noticed in time."
@@ -429,7 +434,7 @@ def _events(folder:Path) -> Iterator:
             yield append
     except OSError as error: raise cannot_write(path, error) from error
 
-# %% ../nbs/07_pipeline.ipynb #b7a9f450
+# %% ../nbs/07_pipeline.ipynb #79855a54
 def evaluate(
     run:Run,
 ) -> dict: # the metrics
@@ -446,7 +451,7 @@ def evaluate(
             write_text(run.folder/"report.html", _report(run, metrics, drawn, predictions))
     return read_json(run.folder/"metrics.json")
 
-# %% ../nbs/07_pipeline.ipynb #79855a54
+# %% ../nbs/07_pipeline.ipynb #a691341c
 def _predictions(run:Run) -> pd.DataFrame:
     "One row a judged clip: path, split, fold, true label, predicted label, the probability of each class."
     manifest, clips, rows = run.manifest, open_clips(run), []
@@ -472,7 +477,7 @@ def _judged_by(
         bar.update(len(batch))
     return np.concatenate(parts)
 
-# %% ../nbs/07_pipeline.ipynb #9442c33c
+# %% ../nbs/07_pipeline.ipynb #a1b138d0
 def judged(
     predictions:pd.DataFrame, # with split, fold, label and a column of probabilities for each label
     labels:list[str],
@@ -494,7 +499,7 @@ def _with_intervals(part:pd.DataFrame, labels:list[str], groups:pd.Series) -> di
     intervals = bootstrap_intervals(truth, probabilities, part["path"].map(groups).to_numpy(), len(labels))
     return judge(truth, probabilities, labels) | {"ci95": intervals}
 
-# %% ../nbs/07_pipeline.ipynb #a1b138d0
+# %% ../nbs/07_pipeline.ipynb #f3766459
 def _study(run:Run) -> dict:
     "What a reader of the scores must know: data, protocol, machine."
     recipe, manifest, about = run.recipe, run.manifest, read_json(run.folder/"environment.json")
@@ -510,7 +515,7 @@ def _study(run:Run) -> dict:
             "device_name": about["device_name"], "cores": about["cores"],
             "torch": about["packages"]["torch"], "seed": recipe.seed}
 
-# %% ../nbs/07_pipeline.ipynb #c746696c
+# %% ../nbs/07_pipeline.ipynb #af8b8586
 def _speeds(run:Run, predicted:int) -> dict:
     "Seconds of each stage, and clips per second of training (with its validation) and of judging."
     seconds = {name: record["seconds"] for name, record in run.stages.items()}
@@ -523,7 +528,7 @@ def _speeds(run:Run, predicted:int) -> dict:
             "clips_per_second": {"training": round(trained / seconds["3_training"], 2),
                                  "evaluation": round(predicted / seconds["4_evaluation"], 2)}}
 
-# %% ../nbs/07_pipeline.ipynb #af8b8586
+# %% ../nbs/07_pipeline.ipynb #4ee6f5ed
 def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → caption
     "The figures of the judgement, as files."
     result, name = (metrics["test"], "test split") if metrics["test"] else (metrics["cv"], "validation clips")
@@ -539,7 +544,7 @@ def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → ca
             "spectrograms.png": "What the network sees: one clip of each class.",
             "augmentation.png": "One clip as training changes it."}
 
-# %% ../nbs/07_pipeline.ipynb #7ac0dafd
+# %% ../nbs/07_pipeline.ipynb #53440339
 def _report(run:Run, metrics:dict, captions:dict[str, str], predictions:pd.DataFrame) -> str:
     "The page that shows the run."
     texts = alternative_texts(metrics, run.audit)
@@ -558,7 +563,7 @@ def _mistakes(predictions:pd.DataFrame, labels:list[str], most:int=15) -> pd.Dat
     wrong = wrong.assign(probability=wrong[labels].max(axis=1)).nlargest(most, "probability")
     return wrong[["path", "label", "predicted", "probability"]]
 
-# %% ../nbs/07_pipeline.ipynb #9fd5c2aa
+# %% ../nbs/07_pipeline.ipynb #cf6e6393
 PARAMETERS = ("recipe", "run_dir", "overrides")
 
 def unknown_parameters(
@@ -577,7 +582,7 @@ def refuse_unknown_parameters():
     unknown = unknown_parameters(shell.user_ns.get("In", []) if shell else [])
     if unknown: raise UserError(f"unknown parameter {', '.join(unknown)}; allowed: {', '.join(PARAMETERS)}")
 
-# %% ../nbs/07_pipeline.ipynb #1e57dced
+# %% ../nbs/07_pipeline.ipynb #2a197abf
 class StageError(Exception):
     "A stage failed by a fault of the program; names the stage and the notebook that shows it."
 
@@ -588,7 +593,7 @@ def notebook_of(
     "Where a stage's executed notebook is kept."
     return run.folder/"notebooks"/f"{name}.ipynb"
 
-# %% ../nbs/07_pipeline.ipynb #de89a789
+# %% ../nbs/07_pipeline.ipynb #a88fb201
 def execute(
     run:Run,
     name:str, # one of STAGES
@@ -614,7 +619,7 @@ def execute(
     finally: partial.unlink(missing_ok=True)
     return target
 
-# %% ../nbs/07_pipeline.ipynb #a88fb201
+# %% ../nbs/07_pipeline.ipynb #8b28c9e8
 def run_all(
     run:Run,
 ) -> dict: # the metrics
@@ -625,7 +630,7 @@ def run_all(
             if not run.finished(name) or not notebook_of(run, name).exists(): execute(run, name)
     return evaluate(run)
 
-# %% ../nbs/07_pipeline.ipynb #b14c48a1
+# %% ../nbs/07_pipeline.ipynb #d90ccebc
 def _opened(path:Path):
     try: return open(path, "a")
     except OSError as error: raise cannot_write(path, error) from error
