@@ -30,7 +30,7 @@ from .data.corpora import Corpus, check_corpus, paths, read_corpus
 from .data.splits import assign_folds, join_copies, split_test
 from .evaluation import figures
 from .evaluation.metrics import judge, summarise_folds
-from .evaluation.report import alternative_texts, render_report, results_table
+from .evaluation.report import alternative_texts, render_report
 from .evaluation.uncertainty import bootstrap_intervals
 from .features.augment import FeatureAugmentation, WaveformAugmentation
 from .features.spectrograms import band_frequencies, clip_moments, standardise
@@ -38,13 +38,13 @@ from nonspeech7k.files import (
     UserError, cannot_write, listed, read_json, resource, sweep, write_bytes, write_json, write_text,
 )
 from nonspeech7k.inference.classifier import (
-    Classifier, build_classifier, build_front_end, build_network, describe, load_classifier, save_classifier,
+    Classifier, build_front_end, build_network, describe, load_classifier, save_classifier,
 )
 from .progress import progress
 from .recipe import Recipe, differences, read_recipe, recipe_yaml, seed_for
 from .training.crossval import FoldPart, fit_part, fold_parts, median_rates
 from .training.devices import Resident, choose_device, environment, precision, resident
-from .training.fit import Model, Optimisation
+from .training.fit import Model, Optimisation, trained_clips
 
 # %% ../nbs/07_pipeline.ipynb #389631f9
 STAGES = ("1_eda", "2_features", "3_training", "4_evaluation")
@@ -521,8 +521,7 @@ def _speeds(run:Run, predicted:int) -> dict:
     seconds = {name: record["seconds"] for name, record in run.stages.items()}
     parts = fold_parts(run.manifest)
     size = run.recipe.train.batch_size
-    an_epoch = sum(max(len(part.train) // size * size, min(size, len(part.train))) + len(part.valid)
-                   for part in parts)
+    an_epoch = sum(trained_clips(len(part.train), size) + len(part.valid) for part in parts)
     trained = run.recipe.train.epochs * an_epoch
     return {"seconds": seconds | {"total": round(sum(seconds.values()), 3)},
             "clips_per_second": {"training": round(trained / seconds["3_training"], 2),
@@ -563,7 +562,7 @@ def _mistakes(predictions:pd.DataFrame, labels:list[str], most:int=15) -> pd.Dat
     wrong = wrong.assign(probability=wrong[labels].max(axis=1)).nlargest(most, "probability")
     return wrong[["path", "label", "predicted", "probability"]]
 
-# %% ../nbs/07_pipeline.ipynb #cf6e6393
+# %% ../nbs/07_pipeline.ipynb #15d4e580
 PARAMETERS = ("recipe", "run_dir", "overrides")
 
 def unknown_parameters(
@@ -582,7 +581,7 @@ def refuse_unknown_parameters():
     unknown = unknown_parameters(shell.user_ns.get("In", []) if shell else [])
     if unknown: raise UserError(f"unknown parameter {', '.join(unknown)}; allowed: {', '.join(PARAMETERS)}")
 
-# %% ../nbs/07_pipeline.ipynb #2a197abf
+# %% ../nbs/07_pipeline.ipynb #de89a789
 class StageError(Exception):
     "A stage failed by a fault of the program; names the stage and the notebook that shows it."
 
@@ -593,7 +592,7 @@ def notebook_of(
     "Where a stage's executed notebook is kept."
     return run.folder/"notebooks"/f"{name}.ipynb"
 
-# %% ../nbs/07_pipeline.ipynb #a88fb201
+# %% ../nbs/07_pipeline.ipynb #8b28c9e8
 def execute(
     run:Run,
     name:str, # one of STAGES
@@ -619,7 +618,7 @@ def execute(
     finally: partial.unlink(missing_ok=True)
     return target
 
-# %% ../nbs/07_pipeline.ipynb #8b28c9e8
+# %% ../nbs/07_pipeline.ipynb #b14c48a1
 def run_all(
     run:Run,
 ) -> dict: # the metrics
@@ -630,7 +629,7 @@ def run_all(
             if not run.finished(name) or not notebook_of(run, name).exists(): execute(run, name)
     return evaluate(run)
 
-# %% ../nbs/07_pipeline.ipynb #d90ccebc
+# %% ../nbs/07_pipeline.ipynb #068d2d66
 def _opened(path:Path):
     try: return open(path, "a")
     except OSError as error: raise cannot_write(path, error) from error

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from ..files import UserError, cannot_write, digest, listed, read_json, sweep, write_json
+from ..files import UserError, cannot_write, digest, read_json, sweep, write_json
 from ..progress import progress
 
 # %% ../../nbs/01f_data.clips.ipynb #1946a4cc
