@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['STAGES', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_run', 'enter_run', 'require', 'stage', 'read_recipe_corpus',
            'open_recipe_bank', 'explore', 'open_clips', 'front_end_of', 'measure', 'augmentations', 'train',
-           'model_file', 'evaluate', 'judged', 'unknown_parameters', 'refuse_unknown_parameters', 'StageError',
-           'notebook_of', 'execute', 'run_all']
+           'model_file', 'train_as_rank', 'evaluate', 'judged', 'unknown_parameters', 'refuse_unknown_parameters',
+           'StageError', 'notebook_of', 'execute', 'run_all']
 
 # %% ../nbs/07_pipeline.ipynb #eb11447f
 import ast
+import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -23,6 +24,7 @@ from time import perf_counter, time, time_ns
 import numpy as np
 import pandas as pd
 import torch
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from .data.audit import audit
 from .data.clips import Bank, open_bank
@@ -32,7 +34,7 @@ from .evaluation import figures
 from .evaluation.metrics import judge, summarise_folds
 from .evaluation.report import alternative_texts, render_report
 from .evaluation.uncertainty import bootstrap_intervals
-from .features.augment import FeatureAugmentation, WaveformAugmentation
+from .features.augment import Draws, FeatureAugmentation, WaveformAugmentation
 from .features.spectrograms import band_frequencies, clip_moments, standardise
 from nonspeech7k.files import (
     UserError, cannot_write, listed, read_json, resource, sweep, write_bytes, write_json, write_text,
@@ -43,7 +45,9 @@ from nonspeech7k.inference.classifier import (
 from .progress import progress
 from .recipe import Recipe, differences, read_recipe, recipe_yaml, seed_for
 from .training.crossval import FoldPart, fit_part, fold_parts, median_rates
-from .training.devices import Resident, choose_device, environment, precision, resident
+from nonspeech7k.training.devices import (
+    Ranks, Resident, choose_device, environment, joined, launched_first, precision, ranks, resident, seeded_generator,
+)
 from .training.fit import Model, Optimisation, trained_clips
 
 # %% ../nbs/07_pipeline.ipynb #389631f9
@@ -112,6 +116,7 @@ def enter_run(
 ) -> Run:
     "The run of a recipe that has been read."
     run = Run(recipe, Path(folder))
+    if not launched_first(): return run # the first process of several prepares the folder
     known = run.folder/"recipe.yaml"
     if any(run.finished(name) for name in STAGES): _refuse_other(recipe, read_recipe(known), run.folder)
     elif not known.exists(): _refuse_foreign(run.folder)
@@ -321,10 +326,10 @@ def _bands(recipe:Recipe) -> np.ndarray: # (bands,) Hz
 # %% ../nbs/07_pipeline.ipynb #c8772289
 def _augmented(run:Run, clips:Resident, front_end:torch.nn.Module, index:int, count:int) -> dict[str, np.ndarray]:
     "Variants of one clip in dB, masked with the mean as in training."
-    generator = torch.Generator(clips.device).manual_seed(seed_for(run.recipe.seed, "picture"))
+    draws = Draws(seeded_generator(clips.device, seed_for(run.recipe.seed, "picture")), clips.device)
     change_waveforms, change_features = augmentations(run.recipe)
-    waveforms = change_waveforms(clips.waveforms(torch.full((count,), index)), generator)
-    features = change_features(front_end(waveforms), generator) * front_end.deviation + front_end.mean
+    waveforms = change_waveforms(clips.waveforms(torch.full((count,), index)), draws)
+    features = change_features(front_end(waveforms), draws) * front_end.deviation + front_end.mean
     return {f"variant {number}": picture for number, picture in enumerate(features[:, 0].cpu().numpy(), start=1)}
 
 # %% ../nbs/07_pipeline.ipynb #e77a3ebd
@@ -344,23 +349,32 @@ def train(
 ) -> dict[str, list[dict]]: # the history of each fit, by name
     "Stage 3: cross-validation, then the final model on all training clips."
     if run.finished("3_training"): return read_json(run.folder/"training.json")
-    with stage(run, "3_training") as lap:
-        clips, manifest, moments = open_clips(run), run.manifest, _saved_moments(run)
-        targets = torch.tensor([run.labels.index(label) for label in manifest["label"]])
-        histories = read_json(run.folder/"training.json") if (run.folder/"training.json").exists() else {}
-        for part in fold_parts(manifest):
-            if part.name not in histories:
-                histories[part.name] = _fit(run, part, clips, targets, moments, histories, lap)
-                write_json(run.folder/"training.json", histories)
-            model_file(run, part).with_suffix(".state").unlink(missing_ok=True)
-        figure = figures.plot_training(histories, note=run.note)
-        write_bytes(run.folder/"plots"/"training_curves.png", figures.png(figure))
+    if run.recipe.processes > ranks().count: return _train_together(run)
+    with stage(run, "3_training") if ranks().first else nullcontext(lambda: None) as lap:
+        histories = _fits(run, lap)
+        if ranks().first:
+            figure = figures.plot_training(histories, note=run.note)
+            write_bytes(run.folder/"plots"/"training_curves.png", figures.png(figure))
     return histories
 
 # %% ../nbs/07_pipeline.ipynb #9fa7db80
+def _fits(run:Run, lap) -> dict[str, list[dict]]:
+    "Train every part that is not trained yet; the first process keeps the files."
+    clips, manifest, moments = open_clips(run), run.manifest, _saved_moments(run)
+    targets = torch.tensor([run.labels.index(label) for label in manifest["label"]])
+    known, mine = run.folder/"training.json", ranks()
+    histories = read_json(known) if known.exists() else {}
+    for part in fold_parts(manifest):
+        if part.name not in histories:
+            histories[part.name] = _fit(run, part, clips, targets, moments, histories, lap)
+            if mine.first: write_json(known, histories)
+        if mine.first: model_file(run, part).with_suffix(".state").unlink(missing_ok=True)
+    return histories
+
 def _saved_moments(run:Run) -> torch.Tensor: # (clips, 2) float64
     return torch.from_numpy(measure(run)[["mean", "square"]].to_numpy(copy=True))
 
+# %% ../nbs/07_pipeline.ipynb #26abb49c
 def model_file(
     run:Run,
     part:FoldPart,
@@ -368,14 +382,13 @@ def model_file(
     "Where a fit's classifier is kept."
     return run.folder/"models"/(f"best_fold{part.number}.safetensors" if part.number else "final_model.safetensors")
 
-# %% ../nbs/07_pipeline.ipynb #26abb49c
 def _fit(
     run:Run, part:FoldPart, clips:Resident, targets:torch.Tensor, moments:torch.Tensor, histories:dict, lap,
 ) -> list[dict]:
     "Train one part, save its classifier, and return its history."
     state = model_file(run, part).with_suffix(".state")
     rates = median_rates([histories[name] for name in histories]) if not part.number else ()
-    with _curves(run, part) as write_curves:
+    with _curves(run, part) if ranks().first else nullcontext() as write_curves:
         def on_epoch(record:dict):
             write_curves(record)
             values = [f"{key} {value:.5g}" for key, value in record.items() if value is not None]
@@ -383,7 +396,7 @@ def _fit(
             lap()
         model, history = fit_part(part, clips, targets, moments, lambda: _model(run), _optimisation(run.recipe),
                                   run.recipe.seed, state, rates, on_epoch)
-    save_classifier(_classifier(run, part, model), model_file(run, part))
+    if ranks().first: save_classifier(_classifier(run, part, model), model_file(run, part))
     return history
 
 # %% ../nbs/07_pipeline.ipynb #459d6d57
@@ -435,6 +448,43 @@ def _events(folder:Path) -> Iterator:
     except OSError as error: raise cannot_write(path, error) from error
 
 # %% ../nbs/07_pipeline.ipynb #79855a54
+@record # a failing process leaves its error where the launcher finds it
+def train_as_rank(
+    folder:str, # of a run whose features are measured
+):
+    "Train the run in this folder together with the other processes of the launcher that calls this."
+    run = Run(read_recipe(Path(folder)/"recipe.yaml"), Path(folder))
+    with joined(run.device) as together, _fair_threads(together.count): train(run)
+
+@contextmanager
+def _fair_threads(processes:int):
+    "A `with` in which this process uses its share of the cores and no more."
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // processes))
+    try: yield
+    finally: torch.set_num_threads(before)
+
+# %% ../nbs/07_pipeline.ipynb #a691341c
+def _train_together(run:Run) -> dict[str, list[dict]]:
+    "Train in as many processes as the recipe asks for."
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    require(run, "3_training")
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL) # the error itself says it better
+    here = LaunchConfig(1, 1, run.recipe.processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+                        max_restarts=0, start_method="spawn") # CUDA does not survive a fork
+    try: elastic_launch(here, train_as_rank)(str(run.folder))
+    except ChildFailedError as error: raise _failure(error) from error
+    return read_json(run.folder/"training.json")
+
+def _failure(error) -> Exception:
+    "What went wrong in the first process that failed: a user's mistake in its own words, or all that is known."
+    rank, first = error.get_first_failure()
+    text = first.message["message"] if isinstance(first.message, dict) else first.message
+    if text.startswith("UserError: "): return UserError(text.removeprefix("UserError: "))
+    return RuntimeError(f"training process {rank}: {text}")
+
+# %% ../nbs/07_pipeline.ipynb #a1b138d0
 def evaluate(
     run:Run,
 ) -> dict: # the metrics
@@ -451,7 +501,7 @@ def evaluate(
             write_text(run.folder/"report.html", _report(run, metrics, drawn, predictions))
     return read_json(run.folder/"metrics.json")
 
-# %% ../nbs/07_pipeline.ipynb #a691341c
+# %% ../nbs/07_pipeline.ipynb #f3766459
 def _predictions(run:Run) -> pd.DataFrame:
     "One row a judged clip: path, split, fold, true label, predicted label, the probability of each class."
     manifest, clips, rows = run.manifest, open_clips(run), []
@@ -477,7 +527,7 @@ def _judged_by(
         bar.update(len(batch))
     return np.concatenate(parts)
 
-# %% ../nbs/07_pipeline.ipynb #a1b138d0
+# %% ../nbs/07_pipeline.ipynb #af8b8586
 def judged(
     predictions:pd.DataFrame, # with split, fold, label and a column of probabilities for each label
     labels:list[str],
@@ -499,7 +549,7 @@ def _with_intervals(part:pd.DataFrame, labels:list[str], groups:pd.Series) -> di
     intervals = bootstrap_intervals(truth, probabilities, part["path"].map(groups).to_numpy(), len(labels))
     return judge(truth, probabilities, labels) | {"ci95": intervals}
 
-# %% ../nbs/07_pipeline.ipynb #f3766459
+# %% ../nbs/07_pipeline.ipynb #4ee6f5ed
 def _study(run:Run) -> dict:
     "What a reader of the scores must know: data, protocol, machine."
     recipe, manifest, about = run.recipe, run.manifest, read_json(run.folder/"environment.json")
@@ -515,7 +565,7 @@ def _study(run:Run) -> dict:
             "device_name": about["device_name"], "cores": about["cores"],
             "torch": about["packages"]["torch"], "seed": recipe.seed}
 
-# %% ../nbs/07_pipeline.ipynb #af8b8586
+# %% ../nbs/07_pipeline.ipynb #53440339
 def _speeds(run:Run, predicted:int) -> dict:
     "Seconds of each stage, and clips per second of training (with its validation) and of judging."
     seconds = {name: record["seconds"] for name, record in run.stages.items()}
@@ -527,7 +577,7 @@ def _speeds(run:Run, predicted:int) -> dict:
             "clips_per_second": {"training": round(trained / seconds["3_training"], 2),
                                  "evaluation": round(predicted / seconds["4_evaluation"], 2)}}
 
-# %% ../nbs/07_pipeline.ipynb #4ee6f5ed
+# %% ../nbs/07_pipeline.ipynb #dd3339ab
 def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → caption
     "The figures of the judgement, as files."
     result, name = (metrics["test"], "test split") if metrics["test"] else (metrics["cv"], "validation clips")
@@ -543,7 +593,7 @@ def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → ca
             "spectrograms.png": "What the network sees: one clip of each class.",
             "augmentation.png": "One clip as training changes it."}
 
-# %% ../nbs/07_pipeline.ipynb #53440339
+# %% ../nbs/07_pipeline.ipynb #f963501e
 def _report(run:Run, metrics:dict, captions:dict[str, str], predictions:pd.DataFrame) -> str:
     "The page that shows the run."
     texts = alternative_texts(metrics, run.audit)
@@ -562,7 +612,7 @@ def _mistakes(predictions:pd.DataFrame, labels:list[str], most:int=15) -> pd.Dat
     wrong = wrong.assign(probability=wrong[labels].max(axis=1)).nlargest(most, "probability")
     return wrong[["path", "label", "predicted", "probability"]]
 
-# %% ../nbs/07_pipeline.ipynb #15d4e580
+# %% ../nbs/07_pipeline.ipynb #de89a789
 PARAMETERS = ("recipe", "run_dir", "overrides")
 
 def unknown_parameters(
@@ -581,7 +631,7 @@ def refuse_unknown_parameters():
     unknown = unknown_parameters(shell.user_ns.get("In", []) if shell else [])
     if unknown: raise UserError(f"unknown parameter {', '.join(unknown)}; allowed: {', '.join(PARAMETERS)}")
 
-# %% ../nbs/07_pipeline.ipynb #de89a789
+# %% ../nbs/07_pipeline.ipynb #b14c48a1
 class StageError(Exception):
     "A stage failed by a fault of the program; names the stage and the notebook that shows it."
 
@@ -592,7 +642,7 @@ def notebook_of(
     "Where a stage's executed notebook is kept."
     return run.folder/"notebooks"/f"{name}.ipynb"
 
-# %% ../nbs/07_pipeline.ipynb #8b28c9e8
+# %% ../nbs/07_pipeline.ipynb #068d2d66
 def execute(
     run:Run,
     name:str, # one of STAGES
@@ -618,18 +668,32 @@ def execute(
     finally: partial.unlink(missing_ok=True)
     return target
 
-# %% ../nbs/07_pipeline.ipynb #b14c48a1
+# %% ../nbs/07_pipeline.ipynb #60d41aea
 def run_all(
     run:Run,
-) -> dict: # the metrics
+) -> dict|None: # the metrics; None in all but the first process
     "Execute every stage that is not finished, in order; raises `UserError` where another process is at it."
+    with joined(run.device) as together, _fair_threads(together.count):
+        if together.count == 1: _execute_missing(run, STAGES)
+        else: _share_training(run, together)
+        return evaluate(run) if together.first else None
+
+def _execute_missing(run:Run, names:tuple[str, ...]):
+    "Execute these stages unless they are finished, with no other run in the same folder."
     with _alone(run):
         sweep(run.folder)
-        for name in STAGES:
+        for name in names:
             if not run.finished(name) or not notebook_of(run, name).exists(): execute(run, name)
-    return evaluate(run)
 
-# %% ../nbs/07_pipeline.ipynb #068d2d66
+def _share_training(run:Run, together:Ranks):
+    "The stages of a run that `torchrun` started: training by all processes, the rest by the first."
+    if together.first: _execute_missing(run, STAGES[:2])
+    together.wait()
+    train(run)
+    if together.first: _execute_missing(run, STAGES[2:])
+    together.wait()
+
+# %% ../nbs/07_pipeline.ipynb #4841220e
 def _opened(path:Path):
     try: return open(path, "a")
     except OSError as error: raise cannot_write(path, error) from error

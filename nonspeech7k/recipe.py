@@ -115,6 +115,7 @@ class Recipe(Part):
     on_bad_clip: Literal["stop", "skip"] = "stop"
     banks: str = "data/banks"  # folder of decoded clips, shared by all runs
     workers: Annotated[int, Field(ge=1, le=256)] | None = None  # decoding threads; None: one a core
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1  # that train together on this machine, one a GPU
     corpus: CorpusPart
     splits: SplitsPart = SplitsPart()
     clip: ClipPart = ClipPart()

@@ -1,0 +1,101 @@
+"""Several processes that train together: under torchrun, and through accelerate's launcher from the training notebook. They must arrive where one process does."""
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import PROGRAM, SMALL
+
+TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "NONSPEECH7K_PROGRESS": "lines"}
+
+
+@pytest.fixture(scope="module")
+def changes(demo, tmp_path_factory) -> list[str]:
+    "A tiny run of two epochs in two folds, dropout and augmentation included; batches that two processes cannot halve."
+    return [*SMALL[1::2], f"corpus.root={demo}", f"banks={tmp_path_factory.mktemp('banks')}", "train.batch_size=15", "train.lr=3e-4"]
+
+
+@pytest.fixture(scope="module")
+def alone(changes, tmp_path_factory) -> Path:
+    "The folder of a training by one process, on one thread like each of the others."
+    import torch
+    from nonspeech7k import pipeline
+    torch.set_num_threads(1)
+    run = pipeline.open_run("demo", tmp_path_factory.mktemp("ranks") / "alone", changes)
+    pipeline.explore(run), pipeline.measure(run), pipeline.train(run)
+    return run.folder
+
+
+def prepared(alone: Path, changes: list[str], name: str, *more: str):
+    "A run of the same data that is ready to be trained by several processes."
+    from nonspeech7k import pipeline
+    run = pipeline.open_run("demo", alone.parent / name, [*changes, *more])
+    pipeline.explore(run), pipeline.measure(run)
+    return run
+
+
+def losses(folder: Path) -> dict[str, np.ndarray]:
+    "Training and validation losses (epochs, 2) of each fit."
+    histories = json.loads((folder / "training.json").read_text())
+    return {name: np.array([[record["train_loss"], record["valid_loss"] or 0] for record in history])
+            for name, history in histories.items()}
+
+
+def assert_same_training(folder: Path, reference: Path):
+    mine, theirs = losses(folder), losses(reference)
+    assert mine.keys() == theirs.keys()
+    for name in mine: np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-4, err_msg=name)
+
+
+def test_torchrun_trains_what_one_process_trains(changes, alone):
+    folder = alone.parent / "torchrun"
+    sets = [part for change in changes for part in ("--set", change)]
+    result = subprocess.run([*TOGETHER, *PROGRAM, "run", "demo", "--out", str(folder), *sets],
+                            capture_output=True, text=True, env={**os.environ, **ENVIRONMENT})
+    assert result.returncode == 0, result.stderr
+    assert_same_training(folder, alone)
+    assert result.stdout.count("report: ") == 1, "one process answers"
+    assert len(re.findall(r"fold 1: 100%", result.stderr)) == 1, result.stderr
+    models = [sorted(path.name for path in (place / "models").iterdir()) for place in (folder, alone)]
+    assert models[0] == models[1] and len(list((folder / "tensorboard" / "fold1").iterdir())) == 1, "one set of files"
+    judged, manifest = pd.read_csv(folder / "predictions.csv"), pd.read_csv(folder / "manifest.csv")
+    assert sorted(judged["path"]) == sorted(manifest["path"]), "every clip is judged once"
+
+
+def test_the_notebook_launches_as_many_processes_as_the_recipe_says(changes, alone, monkeypatch):
+    from nonspeech7k import pipeline
+    run = prepared(alone, changes, "launched", "processes=2")
+    for name, value in ENVIRONMENT.items(): monkeypatch.setenv(name, value)
+    notebook = pipeline.execute(run, "3_training")
+    assert_same_training(run.folder, alone)
+    assert notebook.is_file()
+
+
+def test_accelerate_launches_the_same_function(changes, alone):
+    run = prepared(alone, changes, "accelerated")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = ("from accelerate import notebook_launcher; from nonspeech7k.pipeline import train_as_rank; "
+               f"notebook_launcher(train_as_rank, ({str(run.folder)!r},), num_processes=2, use_port='{port}')")
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **ENVIRONMENT})
+    assert result.returncode == 0, result.stderr
+    assert_same_training(run.folder, alone)
+
+
+def test_a_users_mistake_in_one_process_stays_one_sentence(changes, alone, monkeypatch, capfd):
+    from nonspeech7k import pipeline
+    from nonspeech7k.files import UserError
+    run = prepared(alone, changes, "many", "processes=3", "train.batch_size=2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(UserError, match="^2 clips in a batch are too few for 3 processes"): pipeline.execute(run, "3_training")
+    assert "Traceback" not in capfd.readouterr().err
