@@ -10,14 +10,18 @@ __all__ = ['STAGES', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_run', 'enter_ru
 
 # %% ../nbs/07_pipeline.ipynb #eb11447f
 import ast
+import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 from time import perf_counter, time, time_ns
 
@@ -27,7 +31,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from .data.audit import audit
-from .data.clips import Bank, open_bank
+from .data.clips import VERSION, Bank, open_bank
 from .data.corpora import Corpus, check_corpus, paths, read_corpus
 from .data.splits import assign_folds, join_copies, split_test
 from .evaluation import figures
@@ -46,7 +50,8 @@ from .progress import progress
 from .recipe import Recipe, differences, read_recipe, recipe_yaml, seed_for
 from .training.crossval import FoldPart, fit_part, fold_parts, median_rates
 from nonspeech7k.training.devices import (
-    Ranks, Resident, choose_device, environment, joined, launched_first, precision, ranks, resident, seeded_generator,
+    Ranks, Resident, choose_device, environment, finish_step, joined, launched_first, precision, ranks, resident,
+    seeded_generator,
 )
 from .training.fit import Model, Optimisation, trained_clips
 
@@ -223,7 +228,7 @@ def explore(
         kept = corpus.manifest.drop(index=corpus.manifest.index[list(bad)]).reset_index(drop=True)
         kept = join_copies(kept.assign(duration=bank.durations[bank.rows], digest=bank.digests), bank.rows)
         manifest = _split(run.recipe, kept, corpus.labels)
-        found = audit(corpus, run.recipe.workers)
+        found = audit(corpus, run.recipe.workers, Path(run.recipe.banks).expanduser())
         found = found | {"left_out": manifest.loc[manifest["split"] == "left out", "path"].tolist()}
         found["unreadable"] = [{"path": corpus.manifest["path"].iloc[index], "reason": str(error)}
                                for index, error in bad.items()]
@@ -283,7 +288,7 @@ def measure(
     if not run.finished("2_features"):
         with stage(run, "2_features"):
             clips, front_end = open_clips(run), front_end_of(run)
-            moments = _moments(front_end, clips)
+            moments = _moments(run, front_end, clips)
             table = pd.DataFrame(moments.numpy(), columns=["mean", "square"])
             table.insert(0, "path", run.manifest["path"])
             write_text(run.folder/"features.csv", table.to_csv(index=False))
@@ -293,16 +298,31 @@ def measure(
     table = pd.read_csv(run.folder/"features.csv", dtype=str, keep_default_na=False)
     return table.astype({"mean": float, "square": float})
 
-# %% ../nbs/07_pipeline.ipynb #865faac9
-def _moments(front_end:torch.nn.Module, clips:Resident, batch_size:int=64) -> torch.Tensor: # (clips, 2)
+# %% ../nbs/07_pipeline.ipynb #f92d828d
+def _moments(run:Run, front_end:torch.nn.Module, clips:Resident, batch_size:int=64) -> torch.Tensor: # (clips, 2)
+    "What each clip adds to the statistics: measured now, or as an earlier run left it."
+    kept = Path(run.recipe.banks).expanduser()/f"{_moments_key(run)}.moments.npy"
+    with suppress(OSError, ValueError): # not there yet, or damaged
+        known = np.load(kept)
+        if known.shape == (len(clips), 2): return torch.from_numpy(known)
     with progress(len(clips), "features") as bar:
         parts = []
         for batch in torch.arange(len(clips)).split(batch_size):
             parts.append(clip_moments(front_end, clips.waveforms(batch)))
+            finish_step(clips.device)
             bar.update(len(batch))
-    return torch.cat(parts)
+    moments = torch.cat(parts)
+    np.save(content := BytesIO(), moments.numpy())
+    with suppress(UserError): write_bytes(kept, content.getvalue()) # a folder of banks may be read-only
+    return moments
 
-# %% ../nbs/07_pipeline.ipynb #d6f15d1f
+def _moments_key(run:Run) -> str: # 24 hexadecimal digits
+    "The name of what these clips' moments depend on."
+    settings = run.recipe.clip.model_dump(), run.recipe.front_end.model_dump(), run.device.type, torch.__version__
+    text = "\n".join([f"{VERSION}", json.dumps(settings), *run.manifest["digest"]])
+    return blake2b(text.encode(), digest_size=12).hexdigest()
+
+# %% ../nbs/07_pipeline.ipynb #f603c156
 def _draw_features(run:Run, clips:Resident, front_end:torch.nn.Module):
     "One clip of each class, and one clip augmented."
     manifest, seconds = run.manifest, run.recipe.clip.seconds
@@ -318,12 +338,12 @@ def _draw_features(run:Run, clips:Resident, front_end:torch.nn.Module):
     figure = figures.plot_grid_spectrograms(variants, seconds, title, _bands(run.recipe))
     write_bytes(run.folder/"plots"/"augmentation.png", figures.png(figure))
 
-# %% ../nbs/07_pipeline.ipynb #f603c156
+# %% ../nbs/07_pipeline.ipynb #bc131c67
 def _bands(recipe:Recipe) -> np.ndarray: # (bands,) Hz
     front = recipe.front_end
     return band_frequencies(front.n_mels, front.f_min, front.f_max or recipe.clip.rate / 2).numpy()
 
-# %% ../nbs/07_pipeline.ipynb #c8772289
+# %% ../nbs/07_pipeline.ipynb #e77a3ebd
 def _augmented(run:Run, clips:Resident, front_end:torch.nn.Module, index:int, count:int) -> dict[str, np.ndarray]:
     "Variants of one clip in dB, masked with the mean as in training."
     draws = Draws(seeded_generator(clips.device, seed_for(run.recipe.seed, "picture")), clips.device)
@@ -332,7 +352,7 @@ def _augmented(run:Run, clips:Resident, front_end:torch.nn.Module, index:int, co
     features = change_features(front_end(waveforms), draws) * front_end.deviation + front_end.mean
     return {f"variant {number}": picture for number, picture in enumerate(features[:, 0].cpu().numpy(), start=1)}
 
-# %% ../nbs/07_pipeline.ipynb #e77a3ebd
+# %% ../nbs/07_pipeline.ipynb #52dc4ea3
 def _titled(text:str, run:Run) -> str: return f"{text} ({run.note})" if run.note else text
 
 def augmentations(
@@ -343,7 +363,7 @@ def augmentations(
     change_waveforms = WaveformAugmentation(part.roll, tuple(part.gain))
     return change_waveforms, FeatureAugmentation(part.noise, part.frequency_mask, part.time_mask)
 
-# %% ../nbs/07_pipeline.ipynb #08e722a4
+# %% ../nbs/07_pipeline.ipynb #9fa7db80
 def train(
     run:Run,
 ) -> dict[str, list[dict]]: # the history of each fit, by name
@@ -357,7 +377,7 @@ def train(
             write_bytes(run.folder/"plots"/"training_curves.png", figures.png(figure))
     return histories
 
-# %% ../nbs/07_pipeline.ipynb #9fa7db80
+# %% ../nbs/07_pipeline.ipynb #26abb49c
 def _fits(run:Run, lap) -> dict[str, list[dict]]:
     "Train every part that is not trained yet; the first process keeps the files."
     clips, manifest, moments = open_clips(run), run.manifest, _saved_moments(run)
@@ -374,7 +394,7 @@ def _fits(run:Run, lap) -> dict[str, list[dict]]:
 def _saved_moments(run:Run) -> torch.Tensor: # (clips, 2) float64
     return torch.from_numpy(measure(run)[["mean", "square"]].to_numpy(copy=True))
 
-# %% ../nbs/07_pipeline.ipynb #26abb49c
+# %% ../nbs/07_pipeline.ipynb #459d6d57
 def model_file(
     run:Run,
     part:FoldPart,
@@ -399,7 +419,7 @@ def _fit(
     if ranks().first: save_classifier(_classifier(run, part, model), model_file(run, part))
     return history
 
-# %% ../nbs/07_pipeline.ipynb #459d6d57
+# %% ../nbs/07_pipeline.ipynb #55b3a214
 def _model(run:Run) -> Model:
     "A fresh model of the recipe on the run's device."
     network = build_network(len(run.labels), **run.recipe.network.model_dump()).to(run.device)
@@ -418,7 +438,7 @@ def _classifier(run:Run, part:FoldPart, model:Model) -> Classifier:
     configuration = describe(run.labels, run.recipe.model_dump(), trained_on=trained_on, versions=versions)
     return Classifier(model.front_end, model.network, configuration)
 
-# %% ../nbs/07_pipeline.ipynb #55b3a214
+# %% ../nbs/07_pipeline.ipynb #f31a4588
 @contextmanager
 def _curves(run:Run, part:FoldPart) -> Iterator:
     "A function that sends an epoch's record to TensorBoard."
@@ -429,7 +449,7 @@ def _curves(run:Run, part:FoldPart) -> Iterator:
             append(step=record["epoch"], summary={"value": values})
         yield write
 
-# %% ../nbs/07_pipeline.ipynb #b2a33b2e
+# %% ../nbs/07_pipeline.ipynb #c13e756c
 @contextmanager
 def _events(folder:Path) -> Iterator:
     "A function that appends an event to a TensorBoard file at once, so that a full disk is noticed in time."
@@ -447,7 +467,7 @@ def _events(folder:Path) -> Iterator:
             yield append
     except OSError as error: raise cannot_write(path, error) from error
 
-# %% ../nbs/07_pipeline.ipynb #79855a54
+# %% ../nbs/07_pipeline.ipynb #a691341c
 @record # a failing process leaves its error where the launcher finds it
 def train_as_rank(
     folder:str, # of a run whose features are measured
@@ -464,7 +484,7 @@ def _fair_threads(processes:int):
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/07_pipeline.ipynb #a691341c
+# %% ../nbs/07_pipeline.ipynb #9442c33c
 def _train_together(run:Run) -> dict[str, list[dict]]:
     "Train in as many processes as the recipe asks for."
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -473,9 +493,18 @@ def _train_together(run:Run) -> dict[str, list[dict]]:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL) # the error itself says it better
     here = LaunchConfig(1, 1, run.recipe.processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
                         max_restarts=0, start_method="spawn") # CUDA does not survive a fork
-    try: elastic_launch(here, train_as_rank)(str(run.folder))
-    except ChildFailedError as error: raise _failure(error) from error
+    with _signals_kept():
+        try: elastic_launch(here, train_as_rank)(str(run.folder))
+        except ChildFailedError as error: raise _failure(error) from error
     return read_json(run.folder/"training.json")
+
+@contextmanager
+def _signals_kept():
+    "A `with` after which signals mean what they meant before: the launcher leaves its own handlers behind."
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
+    try: yield
+    finally:
+        for name, handler in before.items(): signal.signal(name, handler)
 
 def _failure(error) -> Exception:
     "What went wrong in the first process that failed: a user's mistake in its own words, or all that is known."
@@ -484,7 +513,7 @@ def _failure(error) -> Exception:
     if text.startswith("UserError: "): return UserError(text.removeprefix("UserError: "))
     return RuntimeError(f"training process {rank}: {text}")
 
-# %% ../nbs/07_pipeline.ipynb #a1b138d0
+# %% ../nbs/07_pipeline.ipynb #f3766459
 def evaluate(
     run:Run,
 ) -> dict: # the metrics
@@ -501,7 +530,7 @@ def evaluate(
             write_text(run.folder/"report.html", _report(run, metrics, drawn, predictions))
     return read_json(run.folder/"metrics.json")
 
-# %% ../nbs/07_pipeline.ipynb #f3766459
+# %% ../nbs/07_pipeline.ipynb #c746696c
 def _predictions(run:Run) -> pd.DataFrame:
     "One row a judged clip: path, split, fold, true label, predicted label, the probability of each class."
     manifest, clips, rows = run.manifest, open_clips(run), []
@@ -527,7 +556,7 @@ def _judged_by(
         bar.update(len(batch))
     return np.concatenate(parts)
 
-# %% ../nbs/07_pipeline.ipynb #af8b8586
+# %% ../nbs/07_pipeline.ipynb #4ee6f5ed
 def judged(
     predictions:pd.DataFrame, # with split, fold, label and a column of probabilities for each label
     labels:list[str],
@@ -549,7 +578,7 @@ def _with_intervals(part:pd.DataFrame, labels:list[str], groups:pd.Series) -> di
     intervals = bootstrap_intervals(truth, probabilities, part["path"].map(groups).to_numpy(), len(labels))
     return judge(truth, probabilities, labels) | {"ci95": intervals}
 
-# %% ../nbs/07_pipeline.ipynb #4ee6f5ed
+# %% ../nbs/07_pipeline.ipynb #7ac0dafd
 def _study(run:Run) -> dict:
     "What a reader of the scores must know: data, protocol, machine."
     recipe, manifest, about = run.recipe, run.manifest, read_json(run.folder/"environment.json")
@@ -565,7 +594,7 @@ def _study(run:Run) -> dict:
             "device_name": about["device_name"], "cores": about["cores"],
             "torch": about["packages"]["torch"], "seed": recipe.seed}
 
-# %% ../nbs/07_pipeline.ipynb #53440339
+# %% ../nbs/07_pipeline.ipynb #dd3339ab
 def _speeds(run:Run, predicted:int) -> dict:
     "Seconds of each stage, and clips per second of training (with its validation) and of judging."
     seconds = {name: record["seconds"] for name, record in run.stages.items()}
@@ -577,7 +606,7 @@ def _speeds(run:Run, predicted:int) -> dict:
             "clips_per_second": {"training": round(trained / seconds["3_training"], 2),
                                  "evaluation": round(predicted / seconds["4_evaluation"], 2)}}
 
-# %% ../nbs/07_pipeline.ipynb #dd3339ab
+# %% ../nbs/07_pipeline.ipynb #992f9eec
 def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → caption
     "The figures of the judgement, as files."
     result, name = (metrics["test"], "test split") if metrics["test"] else (metrics["cv"], "validation clips")
@@ -593,7 +622,7 @@ def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → ca
             "spectrograms.png": "What the network sees: one clip of each class.",
             "augmentation.png": "One clip as training changes it."}
 
-# %% ../nbs/07_pipeline.ipynb #f963501e
+# %% ../nbs/07_pipeline.ipynb #9fd5c2aa
 def _report(run:Run, metrics:dict, captions:dict[str, str], predictions:pd.DataFrame) -> str:
     "The page that shows the run."
     texts = alternative_texts(metrics, run.audit)
@@ -612,7 +641,7 @@ def _mistakes(predictions:pd.DataFrame, labels:list[str], most:int=15) -> pd.Dat
     wrong = wrong.assign(probability=wrong[labels].max(axis=1)).nlargest(most, "probability")
     return wrong[["path", "label", "predicted", "probability"]]
 
-# %% ../nbs/07_pipeline.ipynb #de89a789
+# %% ../nbs/07_pipeline.ipynb #a88fb201
 PARAMETERS = ("recipe", "run_dir", "overrides")
 
 def unknown_parameters(
@@ -631,7 +660,7 @@ def refuse_unknown_parameters():
     unknown = unknown_parameters(shell.user_ns.get("In", []) if shell else [])
     if unknown: raise UserError(f"unknown parameter {', '.join(unknown)}; allowed: {', '.join(PARAMETERS)}")
 
-# %% ../nbs/07_pipeline.ipynb #b14c48a1
+# %% ../nbs/07_pipeline.ipynb #d90ccebc
 class StageError(Exception):
     "A stage failed by a fault of the program; names the stage and the notebook that shows it."
 
@@ -642,7 +671,7 @@ def notebook_of(
     "Where a stage's executed notebook is kept."
     return run.folder/"notebooks"/f"{name}.ipynb"
 
-# %% ../nbs/07_pipeline.ipynb #068d2d66
+# %% ../nbs/07_pipeline.ipynb #60d41aea
 def execute(
     run:Run,
     name:str, # one of STAGES
@@ -668,7 +697,7 @@ def execute(
     finally: partial.unlink(missing_ok=True)
     return target
 
-# %% ../nbs/07_pipeline.ipynb #60d41aea
+# %% ../nbs/07_pipeline.ipynb #4841220e
 def run_all(
     run:Run,
 ) -> dict|None: # the metrics; None in all but the first process
@@ -693,7 +722,7 @@ def _share_training(run:Run, together:Ranks):
     if together.first: _execute_missing(run, STAGES[2:])
     together.wait()
 
-# %% ../nbs/07_pipeline.ipynb #4841220e
+# %% ../nbs/07_pipeline.ipynb #58d51822
 def _opened(path:Path):
     try: return open(path, "a")
     except OSError as error: raise cannot_write(path, error) from error

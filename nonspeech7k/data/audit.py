@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from .clips import BadClip, _each, read_sound
+from .clips import (
+    BadClip, _index_of, _opened, _read_index, _remembered, _samples, _write_index)
 from .corpora import Corpus, paths
 from ..files import digest, listed
 
@@ -39,31 +40,37 @@ def _levels(
 
 # %% ../../nbs/01g_data.audit.ipynb #93d9d467
 MOST = 60.0 # seconds of each file that are measured
+_KIND = "measurements1" # counts up when other things are measured, or in another way
 _TEXT = ("digest", "format", "error")
 _NUMBERS = ("seconds", "rate", "channels", "peak_db", "rms_db", "clipped", "dc")
 
 def _measure(
     path:Path,
 ) -> dict: # a row of `measure_files`
-    "What one file contains, or why it cannot be read."
-    try: samples, rate, seconds = read_sound(path, MOST)
-    except BadClip as error: return {"digest": "", "format": "", "error": str(error)}
-    kind = soundfile.info(path)
-    return {"digest": digest(path), "seconds": seconds, "rate": rate, "channels": samples.shape[1],
-            "format": f"{kind.format} {kind.subtype}", **_levels(samples), "error": ""}
+    "What one file contains; raises `BadClip` where it cannot be read."
+    def read(file:soundfile.SoundFile) -> dict:
+        samples = _samples(file, MOST)
+        return {"seconds": file.frames / file.samplerate, "rate": file.samplerate, "channels": file.channels,
+                "format": f"{file.format} {file.subtype}", **_levels(samples)}
+    return _opened(path, read) | {"digest": digest(path), "error": ""}
 
 # %% ../../nbs/01g_data.audit.ipynb #f57bd92f
 def measure_files(
     paths:list[Path], # sound files
     workers:int|None=None, # threads; None: one a core
+    folder:str|Path|None=None, # where measurements are kept for the next time; None: nowhere
 ) -> pd.DataFrame: # a row a file: digest, seconds, rate (Hz), channels, format, peak_db, rms_db, clipped, dc, error
     """What each file contains, in order; levels in dB re full scale, not below -200, `clipped` a share;
     a file that cannot be read has NaN and its `error`."""
     columns = ["digest", "seconds", "rate", "channels", "format", "peak_db", "rms_db", "clipped", "dc", "error"]
-    rows = _each(_measure, list(paths), "measuring", workers)
+    index = _index_of(paths, folder, _KIND) if folder else None
+    known = _read_index(index) if index else {}
+    rows, notes = _remembered(_measure, list(paths), known, "measuring", workers)
+    if index and notes != known: _write_index(index, notes)
+    rows = [{"digest": "", "format": "", "error": str(row)} if isinstance(row, BadClip) else row for row in rows]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(_TEXT, object) | dict.fromkeys(_NUMBERS, float))
 
-# %% ../../nbs/01g_data.audit.ipynb #de1aa170
+# %% ../../nbs/01g_data.audit.ipynb #951e1776
 def _counts(
     clips:pd.DataFrame, # manifest and measurements
     labels:tuple[str, ...],
@@ -77,7 +84,7 @@ def _counts(
     return {"counts": {name: {label: int(count[name].get(label, 0)) for label in labels} for name in names},
             "groups_per_class": {label: int(groups.get(label, 0)) for label in labels}}
 
-# %% ../../nbs/01g_data.audit.ipynb #951e1776
+# %% ../../nbs/01g_data.audit.ipynb #6a7eae36
 SILENT, CLIPPED, OFFSET = -60.0, 0.001, 0.01 # peak in dB; share of samples; share of full scale
 
 def _number(
@@ -94,7 +101,7 @@ def _tally(
     counts = values[values.notna() & (values != "")].value_counts().sort_index()
     return {str(int(value)) if isinstance(value, float) else value: int(count) for value, count in counts.items()}
 
-# %% ../../nbs/01g_data.audit.ipynb #6ff1f3c4
+# %% ../../nbs/01g_data.audit.ipynb #fd704e04
 def _sound(
     clips:pd.DataFrame, # manifest and measurements
 ) -> dict: # of the audit: seconds, rates, channels, formats, level_db, silent, clipped
@@ -110,7 +117,7 @@ def _sound(
             "silent": path[clips["peak_db"] < SILENT].tolist(),
             "clipped": path[clips["clipped"] > CLIPPED].tolist()}
 
-# %% ../../nbs/01g_data.audit.ipynb #fd704e04
+# %% ../../nbs/01g_data.audit.ipynb #c2f94a1b
 def _alike(
     clips:pd.DataFrame, # manifest and measurements
 ) -> dict: # of the audit: duplicates, duplicates_across_splits, disagreeing_duplicates, groups_in_both_splits
@@ -124,7 +131,7 @@ def _alike(
             "disagreeing_duplicates": [rows["path"].tolist() for rows in sets if rows["label"].nunique() > 1],
             "groups_in_both_splits": sorted(groups["train"] & groups["test"])}
 
-# %% ../../nbs/01g_data.audit.ipynb #c2f94a1b
+# %% ../../nbs/01g_data.audit.ipynb #f6c13e94
 def _some(
     names:list[str],
     most:int=3, # written out
@@ -139,7 +146,7 @@ def _many(
     "A count with its noun: '1 clip', '1,200 classes'."
     return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
 
-# %% ../../nbs/01g_data.audit.ipynb #f6c13e94
+# %% ../../nbs/01g_data.audit.ipynb #a746980e
 def _split_warnings(
     clips:pd.DataFrame, # manifest
     found:dict, # the audit so far
@@ -161,7 +168,7 @@ def _split_warnings(
         yield (f"{_many(len(unsplit), 'clip')} in neither train nor test: {_some(unsplit)}; "
                "fill in the split, or remove the rows")
 
-# %% ../../nbs/01g_data.audit.ipynb #3fabed7f
+# %% ../../nbs/01g_data.audit.ipynb #93a631b0
 def _copy_warnings(
     found:dict, # the audit so far
 ) -> Iterator[str]:
@@ -176,7 +183,7 @@ def _copy_warnings(
             yield (f"{_many(len(copies), 'set')} of identical files{what}: "
                    f"{_some([' = '.join(copy) for copy in copies])}; {way_out}")
 
-# %% ../../nbs/01g_data.audit.ipynb #a746980e
+# %% ../../nbs/01g_data.audit.ipynb #281c1b15
 def _class_warnings(
     found:dict, # the audit so far
 ) -> Iterator[str]:
@@ -195,7 +202,7 @@ def _class_warnings(
                "weight the classes, and judge by macro-F1")
     if unjudged: yield f"no clip in test: {_some(unjudged)}; the test score says nothing about it"
 
-# %% ../../nbs/01g_data.audit.ipynb #71eb6e0e
+# %% ../../nbs/01g_data.audit.ipynb #ebccf872
 def _sound_warnings(
     clips:pd.DataFrame, # manifest and measurements
     found:dict, # the audit so far
@@ -214,7 +221,7 @@ def _sound_warnings(
         (long, "longer than 60 s, of which the first 60 s were measured", "cut them into clips")):
         if wrong: yield f"{_many(len(wrong), 'clip')} {what}: {_some(wrong)}; {way_out}"
 
-# %% ../../nbs/01g_data.audit.ipynb #c810c758
+# %% ../../nbs/01g_data.audit.ipynb #60a0dd3d
 def _unreadable(
     corpus:Corpus,
     errors:list[str], # one a clip, '' for good ones
@@ -223,15 +230,16 @@ def _unreadable(
     return [{"path": path, "reason": error.removeprefix(f"{file}: ")}
             for path, file, error in zip(corpus.manifest["path"], paths(corpus), errors) if error]
 
-# %% ../../nbs/01g_data.audit.ipynb #ebccf872
+# %% ../../nbs/01g_data.audit.ipynb #c1c320c1
 def audit(
     corpus:Corpus,
     workers:int|None=None, # threads; None: one a core
+    folder:str|Path|None=None, # where measurements are kept for the next time; None: nowhere
 ) -> dict: # plain values that JSON can hold; paths as in the manifest
     """What a corpus holds and what is wrong with it;
     reads every file, changes nothing and raises nothing for bad data."""
     manifest = corpus.manifest[["path", "label", "group", "split", "fold"]].reset_index(drop=True)
-    clips = pd.concat([manifest, measure_files(paths(corpus), workers)], axis=1)
+    clips = pd.concat([manifest, measure_files(paths(corpus), workers, folder)], axis=1)
     groups = int(clips["group"].nunique())
     found = {"layout": corpus.layout, "labels": list(corpus.labels), "synthetic": corpus.synthetic,
              "clips": len(clips), "groups": groups, "grouped": groups < len(clips),
@@ -241,7 +249,7 @@ def audit(
     return found | {"warnings": [*_split_warnings(clips, found), *_copy_warnings(found),
                                  *_class_warnings(found), *_sound_warnings(clips, found)]}
 
-# %% ../../nbs/01g_data.audit.ipynb #8cdc9119
+# %% ../../nbs/01g_data.audit.ipynb #e06a6d6f
 def _block(
     title:str,
     sentences:list[str],
@@ -258,7 +266,7 @@ def _duration(
     "A total duration for people."
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
-# %% ../../nbs/01g_data.audit.ipynb #789c871c
+# %% ../../nbs/01g_data.audit.ipynb #d6cc3930
 def _table(
     audit:dict,
 ) -> list[str]: # lines: header, one a class, total
@@ -273,7 +281,7 @@ def _table(
     return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
             for row in rows]
 
-# %% ../../nbs/01g_data.audit.ipynb #202a64df
+# %% ../../nbs/01g_data.audit.ipynb #caa692a8
 def _facts(
     audit:dict,
 ) -> list[str]: # lines
@@ -286,7 +294,7 @@ def _facts(
              f"median peak {level['median_peak']:.1f} dB, RMS {level['median_rms']:.1f} dB re full scale")
     return [part for line in (heard, "; ".join(kinds)) for part in wrap(line, 100)]
 
-# %% ../../nbs/01g_data.audit.ipynb #e06a6d6f
+# %% ../../nbs/01g_data.audit.ipynb #cf9aa9da
 def audit_text(
     audit:dict, # of `audit`
 ) -> str: # lines of at most 100 columns

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from ..files import UserError, listed
 
@@ -37,6 +36,7 @@ def hold_out(
     "Set whole groups aside as the test split, each class represented; raises `UserError` where that cannot be."
     parts = round(1 / share)
     _refuse_small(manifest, parts, "group", f"splits.test_share {share:g}")
+    from sklearn.model_selection import StratifiedGroupKFold # slow to import, needed only here
     folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed % 2**32)
     _, test = next(folds.split(manifest, manifest["label"], manifest["group"]))
     manifest = manifest.assign(split="train")
@@ -112,6 +112,7 @@ def _drawn(train:pd.DataFrame, kind:str, folds:int, seed:int) -> pd.Series:
     "Fold numbers by scikit-learn, grouped or not."
     _refuse_small(train, folds, "group" if kind == "grouped" else "clip", f"splits.folds {folds}")
     grouped = kind == "grouped"
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold # slow to import, needed only here
     division = StratifiedGroupKFold if grouped else StratifiedKFold
     splitter = division(folds, shuffle=True, random_state=seed % 2**32)
     number = pd.Series(0, index=train.index)

@@ -14,7 +14,6 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
@@ -83,6 +82,7 @@ def _palette(
     number:int,
 ) -> tuple[tuple[float, float, float], ...]: # sRGB, 0 to 1
     "That many colours: seaborn's colour-blind palette, then always the colour farthest from those before."
+    import seaborn # slow to import, needed only for its colours
     chosen = [tuple(colour) for colour in seaborn.color_palette("colorblind")]
     steps = np.linspace(0, 1, 13)
     others = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
@@ -301,6 +301,7 @@ def _fit_colours(
     names:Sequence[str], # 'fold 1', …, 'final'
 ) -> dict[str, tuple[float, float, float]]: # name → sRGB
     "A colour for every fit: folds from green to blue, all other fits red-brown, none of them a class's colour."
+    import seaborn
     folds = [name for name in names if name.startswith("fold")]
     shades = seaborn.color_palette("crest", as_cmap=True)(np.linspace(0.2, 0.9, len(folds)))[:, :3].tolist()
     return {name: (0.6, 0.2, 0.13) for name in names} | {name: tuple(shade) for name, shade in zip(folds, shades)}

@@ -8,7 +8,6 @@ __all__ = ['bootstrap_intervals', 'wilson_interval']
 # %% ../../nbs/05b_evaluation.uncertainty.ipynb #d2d7b759
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.stats import binomtest
 
 from .metrics import checked_predictions, overall_scores
 
@@ -58,5 +57,6 @@ def wilson_interval(
 ) -> list[float]: # [low, high]
     """Wilson's score interval of a proportion (JASA 22, 1927), for clips that are independent;
     raises `ValueError` for impossible counts."""
+    from scipy.stats import binomtest # slow to import, needed only here
     bounds = binomtest(int(correct), int(n)).proportion_ci(confidence_level=level, method="wilson")
     return [float(bounds.low), float(bounds.high)]

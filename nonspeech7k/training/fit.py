@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from sklearn.metrics import f1_score
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -160,6 +159,7 @@ def validation_scores(
     weights:torch.Tensor|None, # (classes,) of the loss
 ) -> dict[str, float]: # valid_loss, valid_accuracy, valid_macro_f1
     "Weighted cross-entropy, accuracy and macro-F1 over the classes that occur."
+    from sklearn.metrics import f1_score # slow to import, needed only here
     predicted = logits.argmax(1)
     macro_f1 = f1_score(targets, predicted, labels=targets.unique(), average="macro", zero_division=0)
     return {"valid_loss": cross_entropy(logits, targets, weight=weights).item(),
