@@ -3,12 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+XLA := .venv-xla/bin
+XLA_INSTALLED := .venv-xla/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test venv export readme clean
+.PHONY: help run test test-xla venv export readme bench clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 run: $(INSTALLED) ## install, make the demo corpus and take it through the whole pipeline
 	@echo "== The demo corpus, in data/demo"
@@ -23,6 +25,13 @@ test: $(INSTALLED) ## install and test: the notebooks first, then whole runs, pa
 	@echo "== What no notebook can hold (pytest tests)"
 	@$(BIN)/python -m pytest tests
 
+test-xla: $(XLA_INSTALLED) ## install torch_xla into .venv-xla and test training on it, with a CPU in the TPU's place
+	@$(XLA)/python -m pytest tests_xla
+
+bench: $(INSTALLED) ## measure this machine's speeds against a plain loop into benchmarks/results, about half an hour
+	@$(BIN)/python -m benchmarks.cpu
+	@$(BIN)/python -m benchmarks.trace
+
 venv: $(INSTALLED) ## install into .venv; done by `run` and `test` where needed
 
 # The stamp is written last, so an installation that was broken off is taken up again.
@@ -31,6 +40,14 @@ $(INSTALLED): constraints.txt settings.ini setup.py
 	@echo "== Installing into .venv: about 5 GB, most of it PyTorch; pip says nothing for some minutes"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# An environment of its own: torch_xla fits one version of PyTorch only, and not the newest. Linux on x86_64.
+$(XLA_INSTALLED): constraints-xla.txt settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "torch_xla needs Python 3.11 to 3.13; say which: make PYTHON=python3.12 test-xla")'
+	@echo "== Installing into .venv-xla: about 8 GB, most of it PyTorch; pip says nothing for some minutes"
+	@$(PYTHON) -m venv .venv-xla
+	@$(XLA)/python -m pip install -q --disable-pip-version-check -c constraints-xla.txt -e . torch_xla pytest
 	@touch $@
 
 export: $(INSTALLED) ## write the modules of nonspeech7k/ from the notebooks, and clean the notebooks
@@ -42,4 +59,4 @@ readme: $(INSTALLED) ## write README.md from nbs/index.ipynb
 
 clean: ## remove the demo corpus, the demo run and build leftovers; no other run, recording or .venv
 	rm -rf data/demo runs/demo build dist .pytest_cache
-	find nonspeech7k nbs tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find nonspeech7k nbs tests tests_xla tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Model', 'trained_clips', 'batches', 'batch_loss', 'sum_gradients', 'train_epoch', 'predict_logits',
-           'validation_scores', 'State', 'save_state', 'load_state', 'Optimisation', 'fit']
+           'validation_scores', 'State', 'save_state', 'load_state', 'FlatAdamW', 'Optimisation', 'fit']
 
 # %% ../../nbs/04c_training.fit.ipynb #5eada2de
 import json
@@ -108,21 +108,28 @@ def train_epoch(
 ) -> float: # mean loss of the batches
     "One pass over the training clips."
     model.network.train()
-    total = torch.zeros((), device=clips.device)
+    losses = []
     for indices in order:
         rows = together.rows(len(indices))
         draws = Draws(generator, clips.device, rows.start, len(indices))
-        logits = model.train_logits(clips.waveforms(indices[rows]), draws)
-        loss = batch_loss(logits, targets[indices], rows, weights)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        sum_gradients(model.network, together)
-        nn.utils.clip_grad_norm_(model.network.parameters(), clip_norm)
-        optimiser.step()
-        total += loss.detach()
+        losses.append(_step(model, clips, targets, indices, rows, draws, optimiser, weights, clip_norm, together))
         finish_step(clips.device)
         advance(len(indices))
-    return together.sum(total).item() / len(order)
+    return together.sum(torch.stack(losses)).cpu().mean().item()
+
+def _step(
+    model:Model, clips:Resident, targets:torch.Tensor, indices:torch.Tensor, rows:slice, draws:Draws,
+    optimiser:torch.optim.Optimizer, weights:torch.Tensor|None, clip_norm:float, together:Ranks,
+) -> torch.Tensor: # this process's share of the batch's loss, on the device
+    "One step; a function of its own, because what it left behind would be part of the next step's XLA program."
+    logits = model.train_logits(clips.waveforms(indices[rows]), draws)
+    loss = batch_loss(logits, targets[indices], rows, weights)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    sum_gradients(model.network, together)
+    nn.utils.clip_grad_norm_(model.network.parameters(), clip_norm)
+    optimiser.step()
+    return loss.detach()
 
 # %% ../../nbs/04c_training.fit.ipynb #16d33d34
 @torch.no_grad()
@@ -232,6 +239,36 @@ def _load_optimiser(optimiser:torch.optim.Optimizer, arrays:dict, learning_rate:
     for group in optimiser.param_groups: group["lr"] = learning_rate
 
 # %% ../../nbs/04c_training.fit.ipynb #335286e2
+class FlatAdamW(torch.optim.AdamW):
+    "AdamW ([Loshchilov and Hutter 2019](https://arxiv.org/abs/1711.05101)) on all parameters as one vector."
+    @torch.no_grad()
+    def step(self):
+        group, = self.param_groups
+        parameters, (first, second) = group["params"], group["betas"]
+        gradient = torch.cat([parameter.grad.reshape(-1) for parameter in parameters])
+        state = self._moments(parameters[0], gradient.numel())
+        state["step"] += 1
+        shrink, rate, scale = self._changing(group, state["step"].item()).to(gradient.device)
+        mean = state["exp_avg"].lerp_(gradient, 1 - first)
+        square = state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        values = torch.cat([parameter.reshape(-1) for parameter in parameters]) * shrink
+        values = values - rate * mean / (square.sqrt() * scale + group["eps"])
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, new in zip(parameters, values.split(sizes)): parameter.copy_(new.view_as(parameter))
+
+    def _moments(self, owner:torch.Tensor, size:int) -> dict:
+        # moved rather than made on the device, where zeros would be constants of the first step's program
+        if not self.state[owner]:
+            self.state[owner] = {"step": torch.tensor(0.0)} | {
+                name: torch.zeros(size).to(owner.device) for name in ("exp_avg", "exp_avg_sq")}
+        return self.state[owner]
+
+    def _changing(self, group:dict, step:float) -> torch.Tensor: # (3,) on the CPU
+        first, second = group["betas"]
+        return torch.tensor([1 - group["lr"] * group["weight_decay"], group["lr"] / (1 - first**step),
+                             (1 - second**step) ** -0.5])
+
+# %% ../../nbs/04c_training.fit.ipynb #9209417f
 @dataclass(frozen=True)
 class Optimisation:
     "How a network is trained; the defaults are the reference system's."
@@ -244,7 +281,7 @@ class Optimisation:
     patience:int = 3 # epochs without a lower validation loss before the learning rate falls
     factor:float = 0.5 # by which it falls
 
-# %% ../../nbs/04c_training.fit.ipynb #c6d5a2bc
+# %% ../../nbs/04c_training.fit.ipynb #4d0c81da
 def fit(
     model:Model, # its network is trained in place
     clips:Resident,
@@ -275,16 +312,18 @@ def fit(
             _show(bar, record, epoch * clips_an_epoch)
     return state.best, state.history
 
-# %% ../../nbs/04c_training.fit.ipynb #6febfd43
+# %% ../../nbs/04c_training.fit.ipynb #83525f22
 def _start(network:nn.Module, settings:Optimisation, scheduled:bool) -> State:
     "A fit's state before the first epoch."
     network.to(memory_format=torch.channels_last)
-    if ranks().count > 1: share_batch_norms(network)
-    on_gpu = next(network.parameters()).device.type == "cuda"
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=on_gpu or None)
+    device = next(network.parameters()).device
+    if ranks().count > 1 or device.type == "xla": share_batch_norms(network)
+    kind = FlatAdamW if device.type == "xla" else torch.optim.AdamW
+    optimiser = kind(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay,
+                     fused=device.type == "cuda" or None)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimiser, patience=settings.patience, factor=settings.factor) if scheduled else None
+    finish_step(device) # what has been prepared is data for XLA, not part of the first step
     return State(network, optimiser, schedule)
 
 def _set_rate(optimiser:torch.optim.Optimizer, rate:float):
@@ -298,7 +337,7 @@ def _keep(state:State, record:dict):
     if better:
         state.best = {name: value.detach().cpu().clone() for name, value in state.network.state_dict().items()}
 
-# %% ../../nbs/04c_training.fit.ipynb #4417822b
+# %% ../../nbs/04c_training.fit.ipynb #b2a95ecd
 def _show(bar, record:dict, done:int):
     "Bring the progress bar to the end of an epoch, with its scores."
     bar.n = done
@@ -314,7 +353,7 @@ def _memory_named(batch_size:int, device:torch.device):
         raise UserError(f"{device}: out of memory with train.batch_size: {batch_size}; "
                         f"set train.batch_size: {max(1, batch_size // 2)} or smaller") from error
 
-# %% ../../nbs/04c_training.fit.ipynb #9209417f
+# %% ../../nbs/04c_training.fit.ipynb #9acf27e3
 def _epoch(model:Model, state:State, clips:Resident, targets:torch.Tensor, train:torch.Tensor, valid:torch.Tensor,
            settings:Optimisation, seed:int, epoch:int, bar, together:Ranks) -> dict:
     "Train and validate once; the epoch's record."
