@@ -45,10 +45,14 @@ setup(
         "Topic :: Multimedia :: Sound/Audio :: Analysis",
     ],
     packages=find_packages(include=["nonspeech7k", "nonspeech7k.*"]),
+    package_data={settings["lib_name"]: ["resources/*.cpp"]},
     cmdclass={"build_py": BuildWithNotebooks},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split()},
+    extras_require={
+        "ray": settings["ray_requirements"].split(),
+        "dev": settings["dev_requirements"].split() + settings["ray_requirements"].split(),  # the tests start a cluster
+    },
     entry_points={"console_scripts": settings["console_scripts"].split(), "nbdev": ["nonspeech7k=nonspeech7k._modidx:d"]},
     zip_safe=False,
 )

@@ -44,8 +44,9 @@ from nonspeech7k.files import (
     UserError, cannot_write, listed, read_json, resource, sweep, write_bytes, write_json, write_text,
 )
 from nonspeech7k.inference.classifier import (
-    Classifier, build_front_end, build_network, describe, load_classifier, save_classifier,
+    Classifier, build_front_end, build_network, describe, for_inference, load_classifier, save_classifier,
 )
+from .models.kernels import accelerate, kernels_status
 from .progress import progress
 from .recipe import Recipe, differences, read_recipe, recipe_yaml, seed_for
 from .training.crossval import FoldPart, fit_part, fold_parts, median_rates
@@ -383,6 +384,7 @@ def _fits(run:Run, lap) -> dict[str, list[dict]]:
     clips, manifest, moments = open_clips(run), run.manifest, _saved_moments(run)
     targets = torch.tensor([run.labels.index(label) for label in manifest["label"]])
     known, mine = run.folder/"training.json", ranks()
+    if mine.first: _say_how(run)
     histories = read_json(known) if known.exists() else {}
     for part in fold_parts(manifest):
         if part.name not in histories:
@@ -421,10 +423,19 @@ def _fit(
 
 # %% ../nbs/07_pipeline.ipynb #55b3a214
 def _model(run:Run) -> Model:
-    "A fresh model of the recipe on the run's device."
+    "A fresh model of the recipe on the run's device, on the own kernels where they can be used."
     network = build_network(len(run.labels), **run.recipe.network.model_dump()).to(run.device)
     dtype = precision(run.recipe.train.precision, run.device)
+    if dtype == torch.float32 and run.device.type == "cpu" and ranks().count == 1: accelerate(network)
     return Model(front_end_of(run), network, *augmentations(run.recipe), dtype)
+
+def _say_how(run:Run):
+    "Enter what computes the training, and why, in environment.json and the log."
+    model = _model(run)
+    how = ("PyTorch's operators: several processes share each batch" if ranks().count > 1
+           else kernels_status(model.network, run.device, model.dtype))
+    write_json(run.folder/"environment.json", read_json(run.folder/"environment.json") | {"training": how})
+    log(run, f"trains with {how}; processes: {ranks().count}, threads: {torch.get_num_threads()}")
 
 def _optimisation(recipe:Recipe) -> Optimisation:
     part = recipe.train
@@ -540,7 +551,7 @@ def _predictions(run:Run) -> pd.DataFrame:
     with progress(len(order), "judging") as bar:
         for part, indices in judged_by:
             if not len(indices): continue
-            classifier = load_classifier(model_file(run, part), run.device)
+            classifier = for_inference(load_classifier(model_file(run, part), run.device), torch.float32)
             rows.append(_judged_by(classifier, clips, indices, bar))
     table = manifest.iloc[order][["path", "split", "fold", "label"]].reset_index(drop=True)
     probabilities = pd.DataFrame(np.concatenate(rows), columns=run.labels)

@@ -25,6 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..data.clips import BadClip, quantise, read_clip, restore
 from ..features.spectrograms import LogMel
 from ..files import UserError, write_bytes
+from ..models.kernels import accelerate, kernels_status
 from ..models.residual import ResidualNetwork
 from ..training.devices import autocast, precision
 
@@ -71,10 +72,10 @@ class Classifier(nn.Module):
     def forward(self, waveforms:torch.Tensor) -> torch.Tensor:
         return self.network(self.front_end(waveforms)) / self.configuration["calibration"]["temperature"]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def probabilities(self, waveforms:torch.Tensor) -> np.ndarray: # (batch, classes) float64, rows sum to 1
         "The probability of each class for each waveform."
-        return self(waveforms).double().softmax(1).cpu().numpy()
+        return self(waveforms).cpu().double().softmax(1).numpy()
 
 # %% ../../nbs/06a_inference.classifier.ipynb #9e30d72e
 def describe(
@@ -117,11 +118,16 @@ class Prepared(nn.Module):
     def __init__(self,
         network:nn.Module,
         dtype:torch.dtype=torch.float32, # of its arithmetic
+        own_kernels:bool=True, # take them where they suit the network and the machine
     ):
         super().__init__()
-        self.network, self.dtype = fold_batch_norms(network).to(memory_format=torch.channels_last), dtype
+        device = next(network.parameters()).device
+        self.dtype, self.own = dtype, own_kernels and kernels_status(network, device, dtype).startswith("own")
+        self.network = (accelerate(deepcopy(network).eval()) if self.own else
+                        fold_batch_norms(network).to(memory_format=torch.channels_last))
 
     def forward(self, features:torch.Tensor) -> torch.Tensor:
+        if self.own: return self.network(features)
         piece = max(1, PIECE // features[0].numel()) if features.device.type == "cpu" else len(features)
         with autocast(features.device, self.dtype):
             return torch.cat([self.network(some) for some in features.split(piece)]).to(features.dtype)
@@ -130,13 +136,15 @@ class Prepared(nn.Module):
 def for_inference(
     classifier:Classifier,
     dtype:torch.dtype|None=None, # of the network's arithmetic; None: bfloat16 where the device has it in hardware
+    own_kernels:bool=True, # compile them where that is still to be done
 ) -> Classifier: # shares the front end with the original, which stays as it is
     "The classifier in the form in which it answers fastest."
     if isinstance(classifier.network, Prepared): return classifier
     dtype = dtype or precision("auto", next(classifier.network.parameters()).device)
-    return Classifier(classifier.front_end, Prepared(classifier.network, dtype), classifier.configuration)
+    prepared = Prepared(classifier.network, dtype, own_kernels)
+    return Classifier(classifier.front_end, prepared, classifier.configuration)
 
-# %% ../../nbs/06a_inference.classifier.ipynb #0240c1ce
+# %% ../../nbs/06a_inference.classifier.ipynb #1fc0d0fb
 def save_classifier(
     classifier:Classifier,
     path:str|Path, # a .safetensors file
@@ -161,7 +169,7 @@ def load_classifier(
         raise UserError(f"{path}: not a classifier of nonspeech7k, or damaged; "
                         f"train one with `nonspeech7k run`") from error
 
-# %% ../../nbs/06a_inference.classifier.ipynb #1fc0d0fb
+# %% ../../nbs/06a_inference.classifier.ipynb #c9160939
 def _filled(configuration:dict, arrays:dict[str, torch.Tensor]) -> Classifier:
     "The classifier of a configuration with these weights."
     if configuration["format"] != 1:
@@ -171,7 +179,7 @@ def _filled(configuration:dict, arrays:dict[str, torch.Tensor]) -> Classifier:
     classifier.load_state_dict(arrays)
     return classifier
 
-# %% ../../nbs/06a_inference.classifier.ipynb #33634b7c
+# %% ../../nbs/06a_inference.classifier.ipynb #5e0dc44b
 def find_sounds(
     places:list[str|Path], # sound files, and folders to be searched
 ) -> list[Path]: # a folder's files in order of their names
@@ -188,7 +196,7 @@ def _inside(folder:Path) -> list[Path]:
     if not files: raise UserError(f"{folder}: holds no sound files ({', '.join(sorted(AUDIO))})")
     return files
 
-# %% ../../nbs/06a_inference.classifier.ipynb #fe5e0496
+# %% ../../nbs/06a_inference.classifier.ipynb #5f4bf00d
 def predict(
     classifier:Classifier,
     files:list[Path],
@@ -197,7 +205,7 @@ def predict(
     dtype:torch.dtype|None=torch.float32, # of the network's arithmetic, as in `for_inference`
 ) -> Iterator[dict|BadClip]: # one for each file, in order
     "The label and every class's probability for each file; a file that cannot be read yields its error instead."
-    classifier = for_inference(classifier, dtype)
+    classifier = for_inference(classifier, dtype, own_kernels=len(files) >= 2 * batch_size)
     batches = [files[start:start + batch_size] for start in range(0, len(files), batch_size)]
     with ThreadPoolExecutor(workers) as pool:
         def reading(batch:list[Path]) -> Iterator: return pool.map(lambda path: _read(classifier, path), batch)
@@ -208,7 +216,7 @@ def predict(
             for path, clip in zip(batch, read):
                 yield clip if isinstance(clip, BadClip) else {"path": str(path), **next(rows)}
 
-# %% ../../nbs/06a_inference.classifier.ipynb #5f4bf00d
+# %% ../../nbs/06a_inference.classifier.ipynb #b0e24b63
 def _read(classifier:Classifier, path:Path) -> tuple[np.ndarray, float]|BadClip:
     "A file as the clip bank would hold it, with the whole file's duration; or its error."
     try: waveform, duration = read_clip(path, **classifier.configuration["clip"])

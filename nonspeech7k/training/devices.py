@@ -48,7 +48,8 @@ def _xla_device() -> torch.device:
     from torch_xla import backends, runtime
     # before anything asks for a device or counts them: afterwards it is too late
     if not runtime.is_spmd(): runtime.use_spmd()
-    backends.set_mat_mul_precision("highest") # else a TPU rounds float32 products to bfloat16
+    if backends.get_mat_mul_precision() != "highest": # else a TPU rounds float32 products to bfloat16
+        backends.set_mat_mul_precision("highest")
     return torch_xla.device()
 
 # %% ../../nbs/04b_training.devices.ipynb #a735ad79

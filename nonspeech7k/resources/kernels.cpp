@@ -1,0 +1,1053 @@
+// The training step of the residual network for x86 processors with AVX2 and FMA.
+//
+// 3x3 convolutions by Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2015, arXiv 1509.09308): a tile of
+// 4x4 outputs costs 36 multiplications for each pair of channels instead of 144. The backward pass is the adjoint
+// of the forward pass, step by step, so it costs as little:
+//
+//     forward   V = B' x B       M = sum over inputs V U         y  = A' M A        U = G w G'
+//     backward  dM = A dy A'     dV = dM U', dU = V' dM          dx = B dV B'       dw = G' dU G
+//
+// Words used below:
+//   picture  activations (images, height, width, channels), channels last, float32
+//   tile     4x4 outputs; its input is 6x6 and overlaps its neighbours'
+//   plane    one of the 36 positions of a transformed tile
+//   panel    16 channels; transformed tiles are kept as [plane][panel][tile][16], so that the matrix product reads
+//            and writes whole cache lines one after another
+//   chunk    as many tiles as are transformed, multiplied and transformed back while they are in the cache
+//
+// Around the convolutions stand batch normalisation, ReLU, pooling and the 1x1 shortcut. None of them gets a pass
+// of its own over memory where it can be avoided: statistics are summed while a tile is written, normalisation and
+// ReLU are applied while a tile is read, and the same holds backwards.
+//
+// Everything is deterministic for a given number of threads: each thread has a fixed range of images, and partial
+// sums are added in the order of the threads. Channels are multiples of 16; heights and widths are free.
+
+#include <immintrin.h>
+#include <omp.h>
+#include <sys/mman.h>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#define INLINE inline __attribute__((always_inline))
+
+typedef __m256 v8;                  // eight channels
+constexpr long PANEL = 16;          // channels side by side in memory after a transform
+constexpr long ROWS = 6;            // tiles that the inner product handles at once: 6 x 16 sums fill the registers
+constexpr long PLANES = 36;
+
+static INLINE v8 load(const float* p) { return _mm256_loadu_ps(p); }
+static INLINE void store(float* p, v8 x) { _mm256_storeu_ps(p, x); }
+static INLINE v8 zero() { return _mm256_setzero_ps(); }
+static INLINE v8 all(float x) { return _mm256_set1_ps(x); }
+static INLINE v8 fma(v8 a, v8 b, v8 c) { return _mm256_fmadd_ps(a, b, c); }    // a b + c
+static INLINE v8 fnma(v8 a, v8 b, v8 c) { return _mm256_fnmadd_ps(a, b, c); }  // c - a b
+static INLINE v8 relu(v8 x) { return _mm256_max_ps(zero(), x); }               // in this order a NaN stays a NaN
+static INLINE v8 positive(v8 x) { return _mm256_cmp_ps(x, zero(), _CMP_GT_OQ); }
+static INLINE v8 only(v8 mask, v8 x) { return _mm256_and_ps(mask, x); }
+
+// Numbers below 1e-38 count as zero while this lives: they would cost a hundred times as much and mean nothing here.
+struct FlushTiny {
+    unsigned before = _mm_getcsr();
+    FlushTiny() { _mm_setcsr(before | 0x8040); }
+    ~FlushTiny() { _mm_setcsr(before); }
+};
+
+// Memory in large pages that stays for the next call; one for each thread.
+struct Scratch {
+    char* memory = nullptr;
+    size_t size = 0;
+    ~Scratch() { free(memory); }
+    float* floats(size_t count) {
+        size_t bytes = (count * 4 + (2u << 20) - 1) >> 21 << 21;
+        if (bytes > size) {
+            free(memory);
+            memory = (char*)aligned_alloc(2u << 20, bytes);
+            madvise(memory, bytes, MADV_HUGEPAGE);
+            memset(memory, 0, bytes);
+            size = bytes;
+        }
+        return (float*)memory;
+    }
+};
+static thread_local Scratch scratch, private_sums;
+
+struct Picture { long n, h, w; };   // images, height, width
+
+// What falls to this thread of `count` things in a row. The team may be smaller than what was asked for.
+struct Share {
+    int me = omp_get_thread_num(), team = omp_get_num_threads();
+    long first, end;
+    Share(long count) : first(count * me / team), end(count * (me + 1) / team) {}
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Matrix products on panels
+
+// out[R tiles][16] = sum over the panels of a[panel][R tiles][16] times b[16 panels][16]
+template <int R>
+static INLINE void product_rows(const float* a, long pitch, long panels, const float* b, float* out) {
+    v8 sum[R][2];
+    for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = zero();
+    for (long p = 0; p < panels; p++, a += pitch)
+#pragma GCC unroll 4
+        for (long k = 0; k < PANEL; k++, b += PANEL) {
+            v8 b0 = load(b), b1 = load(b + 8);
+#pragma GCC unroll 6
+            for (int r = 0; r < R; r++) {
+                v8 x = _mm256_broadcast_ss(a + r * PANEL + k);
+                sum[r][0] = fma(x, b0, sum[r][0]);
+                sum[r][1] = fma(x, b1, sum[r][1]);
+            }
+        }
+    for (int r = 0; r < R; r++) { store(out + r * PANEL, sum[r][0]); store(out + r * PANEL + 8, sum[r][1]); }
+}
+
+// out[panel of outputs][tile][16] = a[panel of inputs][tile][16] times b[panel of outputs][input][16]
+static void product(const float* a, long inputs, const float* b, float* out, long outputs, long tiles) {
+    for (long p = 0; p < outputs / PANEL; p++)
+        for (long t = 0; t < tiles; t += ROWS)
+            product_rows<ROWS>(a + t * PANEL, tiles * PANEL, inputs / PANEL, b + p * inputs * PANEL,
+                               out + (p * tiles + t) * PANEL);
+}
+
+// u[R inputs][16] += sum over tiles of a[tile][R inputs] b[tile][16]
+template <int R>
+static INLINE void correlate_rows(const float* a, const float* b, long tiles, float* u) {
+    v8 sum[R][2];
+    for (int r = 0; r < R; r++) { sum[r][0] = load(u + r * PANEL); sum[r][1] = load(u + r * PANEL + 8); }
+#pragma GCC unroll 2
+    for (long t = 0; t < tiles; t++, a += PANEL, b += PANEL) {
+        v8 b0 = load(b), b1 = load(b + 8);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++) {
+            v8 x = _mm256_broadcast_ss(a + r);
+            sum[r][0] = fma(x, b0, sum[r][0]);
+            sum[r][1] = fma(x, b1, sum[r][1]);
+        }
+    }
+    for (int r = 0; r < R; r++) { store(u + r * PANEL, sum[r][0]); store(u + r * PANEL + 8, sum[r][1]); }
+}
+
+// u[panel of inputs][panel of outputs][16][16] += a' b over the used tiles; `rows` tiles lie between panels
+static void correlate(const float* a, long inputs, const float* b, long outputs, long rows, long used, float* u) {
+    for (long i = 0; i < inputs / PANEL; i++)
+        for (long o = 0; o < outputs / PANEL; o++, u += PANEL * PANEL) {
+            const float *x = a + i * rows * PANEL, *y = b + o * rows * PANEL;
+            correlate_rows<6>(x, y, used, u);
+            correlate_rows<5>(x + 6, y, used, u + 6 * PANEL);
+            correlate_rows<5>(x + 11, y, used, u + 11 * PANEL);
+        }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The transforms in one dimension; a 6x6 or 4x4 tile is transformed along its columns, then along its rows
+
+constexpr float A1 = 0.70710678f, B1 = 1.41421356f;       // the points 0, +-A1, +-B1 and infinity; A1 B1 = 1
+
+static INLINE void input_transform(v8 a, v8 b, v8 c, v8 d, v8 e, v8 f, v8* o) {             // B'
+    v8 even = fnma(all(2), c, e), odd = fnma(all(B1), b, all(A1) * d);
+    v8 even2 = fnma(all(0.5f), c, e), odd2 = fnma(all(A1), b, all(B1) * d);
+    o[0] = fnma(all(2.5f), c, a + e);
+    o[1] = even + odd;
+    o[2] = even - odd;
+    o[3] = even2 + odd2;
+    o[4] = even2 - odd2;
+    o[5] = fnma(all(2.5f), d, b + f);
+}
+
+static INLINE void input_adjoint(v8 a, v8 b, v8 c, v8 d, v8 e, v8 f, v8* o) {               // B
+    v8 s = b + c, t = b - c, p = d + e, q = d - e;
+    o[0] = a;
+    o[1] = fnma(all(B1), t, fnma(all(A1), q, f));
+    o[2] = fnma(all(2.5f), a, fnma(all(2), s, all(-0.5f) * p));
+    o[3] = fma(all(A1), t, fma(all(B1), q, all(-2.5f) * f));
+    o[4] = a + s + p;
+    o[5] = f;
+}
+
+static INLINE void output_transform(v8 a, v8 b, v8 c, v8 d, v8 e, v8 f, v8* o) {            // A'
+    v8 s = b + c, t = b - c, p = d + e, q = d - e;
+    o[0] = a + s + p;
+    o[1] = fma(all(A1), t, all(B1) * q);
+    o[2] = fma(all(0.5f), s, all(2) * p);
+    o[3] = fma(all(A1 / 2), t, fma(all(B1 * 2), q, f));
+}
+
+static INLINE void output_adjoint(v8 a, v8 b, v8 c, v8 d, v8* o) {                          // A
+    v8 even = fma(all(0.5f), c, a), odd = all(A1) * fma(all(0.5f), d, b);
+    v8 even2 = fma(all(2), c, a), odd2 = all(B1) * fma(all(2), d, b);
+    o[0] = a;
+    o[1] = even + odd;
+    o[2] = even - odd;
+    o[3] = even2 + odd2;
+    o[4] = even2 - odd2;
+    o[5] = d;
+}
+
+static INLINE void weight_transform(v8 a, v8 b, v8 c, v8* o) {                              // G
+    v8 even = fma(all(-2.f / 3), a, all(-1.f / 3) * c), odd = all(-A1 * 2 / 3) * b;
+    v8 even2 = fma(all(1.f / 6), a, all(1.f / 3) * c), odd2 = all(B1 / 6) * b;
+    o[0] = a;
+    o[1] = even + odd;
+    o[2] = even - odd;
+    o[3] = even2 + odd2;
+    o[4] = even2 - odd2;
+    o[5] = c;
+}
+
+static INLINE void weight_adjoint(v8 a, v8 b, v8 c, v8 d, v8 e, v8 f, v8* o) {              // G'
+    v8 s = b + c, p = d + e;
+    o[0] = fma(all(-2.f / 3), s, fma(all(1.f / 6), p, a));
+    o[1] = fma(all(-A1 * 2 / 3), b - c, all(B1 / 6) * (d - e));
+    o[2] = fma(all(1.f / 3), p - s, f);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Where tiles lie
+
+struct Tiles {
+    Picture size;
+    long down, across;                                   // tiles in an image
+    Tiles(Picture p) : size(p), down((p.h + 3) / 4), across((p.w + 3) / 4) {}
+    long image() const { return down * across; }
+    long total() const { return size.n * image(); }
+};
+
+struct Place {
+    long n, y, x;                                        // image, and the first row and column of the 4x4 outputs
+    Place(const Tiles& tiles, long t)
+        : n(t / tiles.image()), y(t / tiles.across % tiles.down * 4), x(t % tiles.across * 4) {}
+};
+
+// floats from one plane to the next; the odd cache line keeps 36 planes from falling into one set of the cache
+static long plane_pitch(long channels, long tiles) { return channels * tiles + PANEL; }
+
+// Asks for what will be needed two tiles later: of `rows` rows of four pixels, the share that belongs to the channels
+// from c on, when a loop over the channels of a tile comes past.
+template <int WRITE = 0>
+static INLINE void fetch_ahead(const float* tile, long line, int rows, long channels, long c) {
+    const float* start = tile + 8 * channels + c * 4;
+    for (int y = 0; y < rows; y++) {
+        __builtin_prefetch(start + y * line, WRITE, 2);
+        __builtin_prefetch(start + y * line + 16, WRITE, 2);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// How pictures are read
+
+struct Plain {                                           // as they are
+    const float* x;
+    INLINE v8 operator()(long i, long) const { return load(x + i); }
+};
+
+struct Normalised {                                      // after batch normalisation and ReLU
+    const float *x, *scale, *shift;                      // scale and shift: (channels,)
+    INLINE v8 operator()(long i, long c) const { return relu(fma(load(x + i), load(scale + c), load(shift + c))); }
+};
+
+// Tiles [first, first + count) transformed into planes
+template <class Read>
+static void transform_inputs(const Tiles& tiles, long channels, Read read, long first, long count, long rows,
+                             float* planes) {
+    long pitch = plane_pitch(channels, rows), line = tiles.size.w * channels;
+    for (long t = 0; t < count; t++) {
+        Place at(tiles, first + t);
+        long start = ((at.n * tiles.size.h + at.y - 1) * tiles.size.w + at.x - 1) * channels;
+        bool inside = at.y > 0 && at.x > 0 && at.y + 5 <= tiles.size.h && at.x + 5 <= tiles.size.w;
+        for (long c = 0; c < channels; c += 8) {
+            v8 half[6][6], d[6], o[6];
+            fetch_ahead(read.x + start, line, 6, channels, c);
+            if (inside)
+                for (int x = 0; x < 6; x++) {
+                    long i = start + x * channels + c;
+                    for (int y = 0; y < 6; y++) d[y] = read(i + y * line, c);
+                    input_transform(d[0], d[1], d[2], d[3], d[4], d[5], half[x]);
+                }
+            else
+                for (int x = 0; x < 6; x++) {
+                    long i = start + x * channels + c, column = at.x - 1 + x;
+                    bool exists = column >= 0 && column < tiles.size.w;
+                    for (int y = 0; y < 6; y++) {
+                        long row = at.y - 1 + y;
+                        d[y] = exists && row >= 0 && row < tiles.size.h ? read(i + y * line, c) : zero();
+                    }
+                    input_transform(d[0], d[1], d[2], d[3], d[4], d[5], half[x]);
+                }
+            float* to = planes + ((c / PANEL) * rows + t) * PANEL + c % PANEL;
+            for (int y = 0; y < 6; y++) {
+                input_transform(half[0][y], half[1][y], half[2][y], half[3][y], half[4][y], half[5][y], o);
+                for (int x = 0; x < 6; x++) store(to + (y * 6 + x) * pitch, o[x]);
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Forward convolution
+
+// Planes back to pictures; with `sums`, the sum and the sum of squares of each channel are added to sums[2][channels]
+static void transform_outputs(const Tiles& tiles, long channels, const float* planes, long first, long count,
+                              long rows, float* out, float* sums) {
+    long pitch = plane_pitch(channels, rows), line = tiles.size.w * channels;
+    for (long t = 0; t < count; t++) {
+        Place at(tiles, first + t);
+        float* start = out + ((at.n * tiles.size.h + at.y) * tiles.size.w + at.x) * channels;
+        int high = tiles.size.h - at.y < 4 ? tiles.size.h - at.y : 4;
+        int wide = tiles.size.w - at.x < 4 ? tiles.size.w - at.x : 4;
+        for (long c = 0; c < channels; c += 8) {
+            const float* from = planes + ((c / PANEL) * rows + t) * PANEL + c % PANEL;
+            v8 half[6][4], o[4], sum = zero(), squares = zero();
+            fetch_ahead<1>(start, line, 4, channels, c);
+            for (int x = 0; x < 6; x++) {
+                const float* f = from + x * pitch;
+                output_transform(load(f), load(f + 6 * pitch), load(f + 12 * pitch), load(f + 18 * pitch),
+                                 load(f + 24 * pitch), load(f + 30 * pitch), half[x]);
+            }
+            if (high == 4 && wide == 4)
+                for (int y = 0; y < 4; y++) {
+                    output_transform(half[0][y], half[1][y], half[2][y], half[3][y], half[4][y], half[5][y], o);
+                    for (int x = 0; x < 4; x++) {
+                        store(start + y * line + x * channels + c, o[x]);
+                        sum += o[x]; squares = fma(o[x], o[x], squares);
+                    }
+                }
+            else
+                for (int y = 0; y < high; y++) {
+                    output_transform(half[0][y], half[1][y], half[2][y], half[3][y], half[4][y], half[5][y], o);
+                    for (int x = 0; x < 4; x++) {
+                        if (x >= wide) continue;
+                        store(start + y * line + x * channels + c, o[x]);
+                        sum += o[x]; squares = fma(o[x], o[x], squares);
+                    }
+                }
+            if (sums) {
+                store(sums + c, load(sums + c) + sum);
+                store(sums + channels + c, load(sums + channels + c) + squares);
+            }
+        }
+    }
+}
+
+// Adds a chunk's sums to a thread's, in double precision, and clears them
+static void carry(float* sums, double* totals, long count) {
+    for (long i = 0; i < count; i++) { totals[i] += sums[i]; sums[i] = 0; }
+}
+
+// Adds the threads' sums in the order of the threads
+static void gather(const std::vector<double>& parts, double* totals, long count, int threads) {
+    for (long i = 0; i < count; i++) {
+        totals[i] = 0;
+        for (int t = 0; t < threads; t++) totals[i] += parts[t * count + i];
+    }
+}
+
+template <class Read>
+static void forward(Picture p, long inputs, long outputs, Read read, const float* u, float* out, double* stats,
+                    long rows, int threads) {
+    Tiles tiles(p);
+    long chunks = (tiles.total() + rows - 1) / rows;
+    std::vector<double> parts(threads * 2 * outputs, 0.0);
+#pragma omp parallel num_threads(threads)
+    {
+        FlushTiny flush;
+        long v_pitch = plane_pitch(inputs, rows), m_pitch = plane_pitch(outputs, rows);
+        float* v = scratch.floats(PLANES * (v_pitch + m_pitch));
+        float* m = v + PLANES * v_pitch;
+        std::vector<float> sums(2 * outputs, 0.f);
+        Share share(chunks);
+        for (long chunk = share.first; chunk < share.end; chunk++) {
+            long first = chunk * rows, count = tiles.total() - first < rows ? tiles.total() - first : rows;
+            transform_inputs(tiles, inputs, read, first, count, rows, v);
+            for (long i = 0; i < PLANES; i++)
+                product(v + i * v_pitch, inputs, u + i * inputs * outputs, m + i * m_pitch, outputs, rows);
+            transform_outputs(tiles, outputs, m, first, count, rows, out, stats ? sums.data() : nullptr);
+            if (stats) carry(sums.data(), &parts[share.me * 2 * outputs], 2 * outputs);
+        }
+    }
+    if (stats) gather(parts, stats, 2 * outputs, threads);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Backward convolution
+//
+// What comes from behind is never stored as the gradient of the convolution's output; it is computed where it is
+// read. With y the convolution's output, batch normalisation's own backward pass is linear in each channel:
+//     dy = a * (gradient after normalisation) + b * y + d
+
+struct Affine {
+    const float *a, *b, *d;                              // (channels,)
+    INLINE v8 operator()(v8 gradient, v8 y, long c) const {
+        return fma(load(a + c), gradient, fma(load(b + c), y, load(d + c)));
+    }
+};
+
+// Each kind of gradient can be asked for one pixel, or for a whole tile of 4x4 that lies inside the picture, [x][y].
+
+struct BehindPool {                                      // the gradient of max-pooling, which knows its winners
+    const float *y, *pooled;                             // pooled: (n, h/2, w/2, channels)
+    const uint8_t* winner;                               // 0 to 3 in a 2x2 window, 4: none, since ReLU cut it off
+    Affine normalisation;
+    Picture p;
+    long channels;
+    INLINE long output(long n, long row, long column) const { return ((n * p.h + row) * p.w + column) * channels; }
+    INLINE long window(long n, long row, long column) const {
+        return ((n * (p.h / 2) + row / 2) * (p.w / 2) + column / 2) * channels;
+    }
+    static INLINE v8 passed(__m256i who, int me, v8 gradient) {
+        return only(_mm256_castsi256_ps(_mm256_cmpeq_epi32(who, _mm256_set1_epi32(me))), gradient);
+    }
+    INLINE __m256i who(long j) const { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(winner + j))); }
+    INLINE v8 pixel(long n, long row, long column, long c) const {
+        long j = window(n, row, column) + c;
+        v8 gradient = row / 2 < p.h / 2 && column / 2 < p.w / 2
+                    ? passed(who(j), (row & 1) * 2 + (column & 1), load(pooled + j)) : zero();
+        return normalisation(gradient, load(y + output(n, row, column) + c), c);
+    }
+    INLINE void tile(long n, long row, long column, long c, v8 (*d)[4]) const {
+        long line = p.w * channels, i = output(n, row, column) + c, j = window(n, row, column) + c;
+        fetch_ahead(y + i - c, line, 4, channels, c);
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) {
+            long at = j + k / 2 * (p.w / 2) * channels + k % 2 * channels;
+            __m256i best = who(at);
+            v8 gradient = load(pooled + at);
+            __builtin_prefetch(pooled + at + 4 * channels, 0, 2);
+#pragma GCC unroll 4
+            for (int q = 0; q < 4; q++) {
+                int down = k / 2 * 2 + q / 2, right = k % 2 * 2 + q % 2;
+                v8 before = load(y + i + down * line + right * channels);
+                d[right][down] = normalisation(passed(best, q, gradient), before, c);
+            }
+        }
+    }
+};
+
+struct BehindMean {                                      // the gradient of the mean over all positions, and of ReLU
+    const float *y, *mean;                               // mean: (n, channels), already divided by the positions
+    const uint8_t* alive;                                // 0xff where ReLU let the value through
+    Affine normalisation;
+    Picture p;
+    long channels;
+    INLINE v8 value(long i, long n, long c) const {
+        __m256i mask = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(alive + i)));
+        return normalisation(only(_mm256_castsi256_ps(mask), load(mean + n * channels + c)), load(y + i), c);
+    }
+    INLINE v8 pixel(long n, long row, long column, long c) const {
+        return value(((n * p.h + row) * p.w + column) * channels + c, n, c);
+    }
+    INLINE void tile(long n, long row, long column, long c, v8 (*d)[4]) const {
+        long line = p.w * channels, i = ((n * p.h + row) * p.w + column) * channels + c;
+        fetch_ahead(y + i - c, line, 4, channels, c);
+        for (int x = 0; x < 4; x++)
+            for (int y = 0; y < 4; y++) d[x][y] = value(i + y * line + x * channels, n, c);
+    }
+};
+
+struct BehindReLU {                                      // the gradient behind normalisation and ReLU
+    const float *y, *gradient, *scale, *shift;           // gradient: like y
+    Affine normalisation;
+    Picture p;
+    long channels;
+    INLINE v8 value(long i, long c) const {
+        v8 before = load(y + i), alive = positive(fma(before, load(scale + c), load(shift + c)));
+        return normalisation(only(alive, load(gradient + i)), before, c);
+    }
+    INLINE v8 pixel(long n, long row, long column, long c) const {
+        return value(((n * p.h + row) * p.w + column) * channels + c, c);
+    }
+    INLINE void tile(long n, long row, long column, long c, v8 (*d)[4]) const {
+        long line = p.w * channels, i = ((n * p.h + row) * p.w + column) * channels + c;
+        fetch_ahead(y + i - c, line, 4, channels, c);
+        fetch_ahead(gradient + i - c, line, 4, channels, c);
+        for (int x = 0; x < 4; x++)
+            for (int y = 0; y < 4; y++) d[x][y] = value(i + y * line + x * channels, c);
+    }
+};
+
+// Gradients of 4x4 outputs transformed into planes
+template <class Behind>
+static void transform_gradients(const Tiles& tiles, long channels, Behind behind, long first, long count, long rows,
+                                float* planes) {
+    long pitch = plane_pitch(channels, rows);
+    for (long t = 0; t < count; t++) {
+        Place at(tiles, first + t);
+        bool inside = at.y + 4 <= tiles.size.h && at.x + 4 <= tiles.size.w;
+        for (long c = 0; c < channels; c += 8) {
+            v8 half[4][6], d[4][4], o[6];
+            if (inside) behind.tile(at.n, at.y, at.x, c, d);
+            else
+                for (int x = 0; x < 4; x++)
+                    for (int y = 0; y < 4; y++)
+                        d[x][y] = at.y + y < tiles.size.h && at.x + x < tiles.size.w
+                                ? behind.pixel(at.n, at.y + y, at.x + x, c) : zero();
+            for (int x = 0; x < 4; x++) output_adjoint(d[x][0], d[x][1], d[x][2], d[x][3], half[x]);
+            float* to = planes + ((c / PANEL) * rows + t) * PANEL + c % PANEL;
+            for (int y = 0; y < 6; y++) {
+                output_adjoint(half[0][y], half[1][y], half[2][y], half[3][y], o);
+                for (int x = 0; x < 6; x++) store(to + (y * 6 + x) * pitch, o[x]);
+            }
+        }
+    }
+}
+
+// Planes back to the gradient of the input. The 6x6 tiles overlap by two, so they are added; `fresh` says that the
+// picture holds nothing yet, and what a tile is the first to touch is stored. Tiles come in reading order.
+static void add_inputs(const Tiles& tiles, long channels, const float* planes, long first, long count, long rows,
+                       bool fresh, float* out) {
+    long pitch = plane_pitch(channels, rows), line = tiles.size.w * channels;
+    for (long t = 0; t < count; t++) {
+        Place at(tiles, first + t);
+        float* start = out + ((at.n * tiles.size.h + at.y - 1) * tiles.size.w + at.x - 1) * channels;
+        bool inside = at.y > 0 && at.x > 0 && at.y + 5 <= tiles.size.h && at.x + 5 <= tiles.size.w;
+        for (long c = 0; c < channels; c += 8) {
+            const float* from = planes + ((c / PANEL) * rows + t) * PANEL + c % PANEL;
+            v8 half[6][6], o[6];
+            fetch_ahead<1>(start, line, 6, channels, c);
+            for (int x = 0; x < 6; x++) {
+                const float* f = from + x * pitch;
+                input_adjoint(load(f), load(f + 6 * pitch), load(f + 12 * pitch), load(f + 18 * pitch),
+                              load(f + 24 * pitch), load(f + 30 * pitch), half[x]);
+            }
+            if (inside)
+                for (int y = 0; y < 6; y++) {
+                    input_adjoint(half[0][y], half[1][y], half[2][y], half[3][y], half[4][y], half[5][y], o);
+                    float* to = start + y * line + c;
+                    for (int x = 0; x < 6; x++, to += channels)
+                        store(to, fresh && y >= 2 && x >= 2 ? o[x] : o[x] + load(to));
+                }
+            else
+                for (int y = 0; y < 6; y++) {
+                    if (at.y - 1 + y < 0 || at.y - 1 + y >= tiles.size.h) continue;
+                    input_adjoint(half[0][y], half[1][y], half[2][y], half[3][y], half[4][y], half[5][y], o);
+                    float* to = start + y * line + c;
+                    bool row_is_new = fresh && (y >= 2 || at.y == 0);
+                    for (int x = 0; x < 6; x++, to += channels) {
+                        if (at.x - 1 + x < 0 || at.x - 1 + x >= tiles.size.w) continue;
+                        store(to, row_is_new && (x >= 2 || at.x == 0) ? o[x] : o[x] + load(to));
+                    }
+                }
+        }
+    }
+}
+
+// For the batch normalisation in front: sums of the gradient behind ReLU and of its product with what came in,
+// over rows [from, to) of one image
+static void sum_rows(Picture p, long channels, Normalised in, const float* gradient, long n, long from, long to,
+                     float* sums) {
+    for (long c = 0; c < channels; c += 8) {
+        v8 sum = zero(), product = zero(), scale = load(in.scale + c), shift = load(in.shift + c);
+        for (long i = (n * p.h + from) * p.w * channels + c; i < (n * p.h + to) * p.w * channels; i += channels) {
+            v8 x = load(in.x + i), g = only(positive(fma(x, scale, shift)), load(gradient + i));
+            sum += g; product = fma(g, x, product);
+        }
+        store(sums + c, load(sums + c) + sum);
+        store(sums + channels + c, load(sums + channels + c) + product);
+    }
+}
+static void sum_rows(Picture, long, Plain, const float*, long, long, long, float*) {}
+
+// Gradient of the weights from the threads' sums
+static void finish_weights(const std::vector<float*>& parts, long inputs, long outputs, long pitch, float* dw,
+                           long s_out, long s_in, long s_row, long s_column, int threads) {
+    long panels = outputs / PANEL;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < inputs; i++) {
+        FlushTiny flush;
+        for (long o = 0; o < outputs; o += 8) {
+            long at = ((i / PANEL * panels + o / PANEL) * PANEL + i % PANEL) * PANEL + o % PANEL;
+            v8 half[6][3], sum[6], w[3];
+            for (int x = 0; x < 6; x++) {
+                for (int y = 0; y < 6; y++) {
+                    sum[y] = load(parts[0] + (y * 6 + x) * pitch + at);
+                    for (size_t t = 1; t < parts.size() && parts[t]; t++)
+                        sum[y] += load(parts[t] + (y * 6 + x) * pitch + at);
+                }
+                weight_adjoint(sum[0], sum[1], sum[2], sum[3], sum[4], sum[5], half[x]);
+            }
+            for (int y = 0; y < 3; y++) {
+                weight_adjoint(half[0][y], half[1][y], half[2][y], half[3][y], half[4][y], half[5][y], w);
+                for (int x = 0; x < 3; x++)
+                    for (int k = 0; k < 8; k++) dw[(o + k) * s_out + i * s_in + y * s_row + x * s_column] = w[x][k];
+            }
+        }
+    }
+}
+
+template <class Read, class Behind>
+static void backward(Picture p, long inputs, long outputs, Read read, Behind behind, const float* u_back,
+                     bool fresh, float* dx, double* stats, float* dw, const long* strides, long rows, int threads) {
+    Tiles tiles(p);
+    long u_pitch = inputs * outputs + PANEL;
+    std::vector<double> parts(threads * 2 * inputs, 0.0);
+    std::vector<float*> weights(threads);
+#pragma omp parallel num_threads(threads)
+    {
+        FlushTiny flush;
+        long v_pitch = plane_pitch(inputs, rows), m_pitch = plane_pitch(outputs, rows);
+        float* v = scratch.floats(PLANES * (v_pitch + m_pitch));
+        float* m = v + PLANES * v_pitch;
+        Share share(p.n);
+        float* du = weights[share.me] = private_sums.floats(PLANES * u_pitch);
+        memset(du, 0, PLANES * u_pitch * sizeof(float));
+        std::vector<float> sums(2 * inputs, 0.f);
+        long end = share.end * tiles.image(), image = share.first, row = 0;
+        for (long first = image * tiles.image(); first < end; first += rows) {
+            long count = end - first < rows ? end - first : rows;
+            transform_gradients(tiles, outputs, behind, first, count, rows, m);
+            transform_inputs(tiles, inputs, read, first, count, rows, v);
+            for (long i = 0; i < PLANES; i++) {
+                correlate(v + i * v_pitch, inputs, m + i * m_pitch, outputs, rows, count, du + i * u_pitch);
+                product(m + i * m_pitch, outputs, u_back + i * inputs * outputs, v + i * v_pitch, inputs, rows);
+            }
+            add_inputs(tiles, inputs, v, first, count, rows, fresh, dx);
+            if (!stats) continue;
+            // rows to which no later tile will add
+            Place next(tiles, first + count);
+            for (; image < next.n; image++, row = 0) sum_rows(p, inputs, read, dx, image, row, p.h, sums.data());
+            if (next.y - 1 > row) {
+                sum_rows(p, inputs, read, dx, image, row, next.y - 1, sums.data());
+                row = next.y - 1;
+            }
+            carry(sums.data(), &parts[share.me * 2 * inputs], 2 * inputs);
+        }
+    }
+    if (stats) gather(parts, stats, 2 * inputs, threads);
+    finish_weights(weights, inputs, outputs, u_pitch, dw, strides[0], strides[1], strides[2], strides[3], threads);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The 1x1 shortcut: the same with pixels for tiles, one plane, and no transform
+
+static void shortcut_forward(long pixels, long inputs, long outputs, const float* x, const float* w, float* out,
+                             double* stats, long rows, int threads) {
+    long chunks = (pixels + rows - 1) / rows;
+    std::vector<double> parts(threads * 2 * outputs, 0.0);
+#pragma omp parallel num_threads(threads)
+    {
+        FlushTiny flush;
+        float* v = scratch.floats(rows * (inputs + outputs));
+        float* m = v + rows * inputs;
+        std::vector<float> sums(2 * outputs, 0.f);
+        Share share(chunks);
+        for (long chunk = share.first; chunk < share.end; chunk++) {
+            long first = chunk * rows, count = pixels - first < rows ? pixels - first : rows;
+            for (long t = 0; t < count; t++)
+                for (long c = 0; c < inputs; c += 8)
+                    store(v + ((c / PANEL) * rows + t) * PANEL + c % PANEL, load(x + (first + t) * inputs + c));
+            product(v, inputs, w, m, outputs, rows);
+            for (long c = 0; c < outputs; c += 8) {
+                v8 sum = zero(), squares = zero();
+                for (long t = 0; t < count; t++) {
+                    v8 y = load(m + ((c / PANEL) * rows + t) * PANEL + c % PANEL);
+                    store(out + (first + t) * outputs + c, y);
+                    sum += y; squares = fma(y, y, squares);
+                }
+                store(&sums[c], sum); store(&sums[outputs + c], squares);
+            }
+            carry(sums.data(), &parts[share.me * 2 * outputs], 2 * outputs);
+        }
+    }
+    if (stats) gather(parts, stats, 2 * outputs, threads);
+}
+
+template <class Behind>
+static void shortcut_backward(Picture p, long inputs, long outputs, const float* x, Behind behind,
+                              const float* w_back, float* dx, float* dw, long s_out, long s_in, long rows,
+                              int threads) {
+    std::vector<float*> weights(threads);
+#pragma omp parallel num_threads(threads)
+    {
+        FlushTiny flush;
+        float* v = scratch.floats(rows * (inputs + outputs));
+        float* m = v + rows * inputs;
+        Share share(p.n);
+        float* sums = weights[share.me] = private_sums.floats(inputs * outputs);
+        memset(sums, 0, inputs * outputs * sizeof(float));
+        long end = share.end * p.h * p.w;
+        for (long first = share.first * p.h * p.w; first < end; first += rows) {
+            long count = end - first < rows ? end - first : rows;
+            for (long t = 0; t < count; t++) {
+                long n = (first + t) / (p.h * p.w), row = (first + t) / p.w % p.h, column = (first + t) % p.w;
+                for (long c = 0; c < outputs; c += 8)
+                    store(m + ((c / PANEL) * rows + t) * PANEL + c % PANEL, behind.pixel(n, row, column, c));
+                for (long c = 0; c < inputs; c += 8)
+                    store(v + ((c / PANEL) * rows + t) * PANEL + c % PANEL, load(x + (first + t) * inputs + c));
+            }
+            correlate(v, inputs, m, outputs, rows, count, sums);
+            product(m, outputs, w_back, v, inputs, rows);
+            for (long t = 0; t < count; t++)
+                for (long c = 0; c < inputs; c += 8)
+                    store(dx + (first + t) * inputs + c, load(v + ((c / PANEL) * rows + t) * PANEL + c % PANEL));
+        }
+    }
+    for (long i = 0; i < inputs; i++)
+        for (long o = 0; o < outputs; o++) {
+            long at = ((i / PANEL * (outputs / PANEL) + o / PANEL) * PANEL + i % PANEL) * PANEL + o % PANEL;
+            float sum = 0;
+            for (size_t t = 0; t < weights.size() && weights[t]; t++) sum += weights[t][at];
+            dw[o * s_out + i * s_in] = sum;
+        }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Sum of the two ways, ReLU, and pooling or mean
+
+// The winner of each 2x2 window: which of four, or 4 where ReLU cuts all of them off
+static INLINE v8 pool(v8 a, v8 b, v8 c, v8 d, uint8_t* winner) {
+    v8 most = _mm256_max_ps(_mm256_max_ps(a, b), _mm256_max_ps(c, d));
+    __m256i who = _mm256_set1_epi32(3);
+    auto where = [&](v8 x, int number) {
+        __m256i same = _mm256_castps_si256(_mm256_cmp_ps(x, most, _CMP_EQ_OQ));
+        who = _mm256_blendv_epi8(who, _mm256_set1_epi32(number), same);
+    };
+    where(c, 2); where(b, 1); where(a, 0);
+    __m256i dead = _mm256_castps_si256(_mm256_cmp_ps(most, zero(), _CMP_LE_OQ));
+    who = _mm256_blendv_epi8(who, _mm256_set1_epi32(4), dead);
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(who), _mm256_extracti128_si256(who, 1));
+    _mm_storel_epi64((__m128i*)winner, _mm_packus_epi16(words, words));
+    v8 broken = _mm256_cmp_ps(a + b + c + d, zero(), _CMP_UNORD_Q);      // a NaN anywhere must show
+    return _mm256_or_ps(broken, relu(most));
+}
+
+// The value at the winner
+static INLINE v8 choose(v8 a, v8 b, v8 c, v8 d, const uint8_t* winner) {
+    __m256i who = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)winner));
+    v8 right = _mm256_castsi256_ps(_mm256_slli_epi32(who, 31)), below = _mm256_castsi256_ps(_mm256_slli_epi32(who, 30));
+    return _mm256_blendv_ps(_mm256_blendv_ps(a, b, right), _mm256_blendv_ps(c, d, right), below);
+}
+
+static void join_pool(Picture p, long channels, const float* y, const float* s, const float* y_scale,
+                      const float* s_scale, const float* shift, float* out, uint8_t* winner, float* y_won,
+                      float* s_won, int threads) {
+    long down = p.h / 2, across = p.w / 2, line = p.w * channels;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long nr = 0; nr < p.n * down; nr++) {
+        FlushTiny flush;
+        long n = nr / down, row = nr % down;
+        for (long column = 0; column < across; column++)
+            for (long c = 0; c < channels; c += 8) {
+                long i = ((n * p.h + 2 * row) * p.w + 2 * column) * channels + c, j = (nr * across + column) * channels + c;
+                long at[4] = {i, i + channels, i + line, i + line + channels};
+                v8 ys[4], ss[4], z[4];
+                for (int k = 0; k < 4; k++) {
+                    ys[k] = load(y + at[k]); ss[k] = load(s + at[k]);
+                    z[k] = fma(ys[k], load(y_scale + c), fma(ss[k], load(s_scale + c), load(shift + c)));
+                }
+                uint8_t here[8];
+                store(out + j, pool(z[0], z[1], z[2], z[3], here));
+                if (!winner) continue;
+                memcpy(winner + j, here, 8);
+                store(y_won + j, choose(ys[0], ys[1], ys[2], ys[3], here));
+                store(s_won + j, choose(ss[0], ss[1], ss[2], ss[3], here));
+            }
+    }
+}
+
+// Mean over all positions; counts[3][n][channels] holds how many are alive, and the sums of y and s over them
+static void join_mean(Picture p, long channels, const float* y, const float* s, const float* y_scale,
+                      const float* s_scale, const float* shift, float* out, uint8_t* alive, float* counts,
+                      int threads) {
+    long positions = p.h * p.w;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long n = 0; n < p.n; n++) {
+        FlushTiny flush;
+        for (long c = 0; c < channels; c += 8) {
+            v8 sum = zero(), living = zero(), y_sum = zero(), s_sum = zero();
+            v8 ys = load(y_scale + c), ss = load(s_scale + c), h = load(shift + c);
+            for (long k = 0; k < positions; k++) {
+                long i = (n * positions + k) * channels + c;
+                v8 a = load(y + i), b = load(s + i), z = fma(a, ys, fma(b, ss, h)), mask = positive(z);
+                sum += relu(z);
+                if (!alive) continue;
+                living += only(mask, all(1)); y_sum += only(mask, a); s_sum += only(mask, b);
+                __m256i m = _mm256_castps_si256(mask);
+                __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+                _mm_storel_epi64((__m128i*)(alive + i), _mm_packs_epi16(words, words));
+            }
+            store(out + n * channels + c, sum * all(1.f / positions));
+            if (!alive) continue;
+            store(counts + n * channels + c, living);
+            store(counts + (p.n + n) * channels + c, y_sum);
+            store(counts + (2 * p.n + n) * channels + c, s_sum);
+        }
+    }
+}
+
+// totals[3][channels]: sums of the gradient that passes the pooling, and of its products with y and s there
+static void pool_sums(long pixels, long channels, const float* gradient, const uint8_t* winner, const float* y_won,
+                      const float* s_won, double* totals, int threads) {
+    std::vector<double> parts(threads * 3 * channels, 0.0);
+#pragma omp parallel num_threads(threads)
+    {
+        FlushTiny flush;
+        std::vector<float> sums(3 * channels, 0.f);
+        Share share(pixels);
+        for (long first = share.first, block = 256; first < share.end; first += block) {
+            long last = first + block < share.end ? first + block : share.end;
+            for (long c = 0; c < channels; c += 8) {
+                v8 sum = zero(), y = zero(), s = zero();
+                for (long i = first * channels + c; i < last * channels; i += channels) {
+                    __m256i who = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(winner + i)));
+                    v8 g = only(_mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(4), who)), load(gradient + i));
+                    sum += g; y = fma(g, load(y_won + i), y); s = fma(g, load(s_won + i), s);
+                }
+                store(&sums[c], sum); store(&sums[channels + c], y); store(&sums[2 * channels + c], s);
+            }
+            carry(sums.data(), &parts[share.me * 3 * channels], 3 * channels);
+        }
+    }
+    gather(parts, totals, 3 * channels, threads);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The first convolution: one input channel, so nine numbers around each position are all there is to know
+
+// A copy of an image with a border of zeros, `width` floats a line
+static void bordered(const float* image, long h, long w, long width, float* out) {
+    memset(out, 0, (h + 3) * width * sizeof(float));
+    for (long y = 0; y < h; y++) memcpy(out + (y + 1) * width + 1, image + y * w, w * sizeof(float));
+}
+
+// totals[9 + 81]: sums of the nine neighbours and of their products, over all positions. The mean and the variance
+// of any 3x3 convolution follow from these, so the convolution's output need not be stored for its statistics.
+static void stem_moments(Picture p, const float* x, double* totals, int threads) {
+    long width = p.w + 16;
+    std::vector<double> parts(threads * 90, 0.0);
+#pragma omp parallel num_threads(threads)
+    {
+        FlushTiny flush;
+        Share share(p.n);
+        double* mine = &parts[share.me * 90];
+        float* image = scratch.floats((p.h + 3) * width);
+        for (long n = share.first; n < share.end; n++) {
+            bordered(x + n * p.h * p.w, p.h, p.w, width, image);
+            for (long row = 0; row < p.h; row++)
+                for (int i = 0; i < 9; i++) {
+                    v8 sum[10] = {};
+                    for (long column = 0; column < p.w; column += 8) {
+                        const float* at = image + row * width + column;
+                        // positions right of the picture must not count
+                        __m256i left = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+                        v8 real = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32((int)(p.w - column)), left));
+                        v8 a = only(real, load(at + i / 3 * width + i % 3));
+                        sum[9] += a;
+                        for (int j = 0; j < 9; j++)
+                            if (j >= i) sum[j] = fma(a, load(at + j / 3 * width + j % 3), sum[j]);
+                    }
+                    auto total = [](v8 s) { double t = 0; for (int k = 0; k < 8; k++) t += s[k]; return t; };
+                    mine[i] += total(sum[9]);
+                    for (int j = i; j < 9; j++) mine[9 + i * 9 + j] += total(sum[j]);
+                }
+        }
+    }
+    gather(parts, totals, 90, threads);
+    for (int i = 0; i < 9; i++)
+        for (int j = 0; j < i; j++) totals[9 + i * 9 + j] = totals[9 + j * 9 + i];
+}
+
+// Convolution (its batch normalisation folded into w[9][channels] and shift[channels]), ReLU and pooling at once
+static void stem_forward(Picture p, long channels, const float* x, const float* w, const float* shift, float* out,
+                         uint8_t* winner, int threads) {
+    long width = p.w + 16, down = p.h / 2, across = p.w / 2;
+#pragma omp parallel num_threads(threads)
+    {
+        FlushTiny flush;
+        float* image = scratch.floats((p.h + 3) * width);
+        Share share(p.n);
+        for (long n = share.first; n < share.end; n++) {
+            bordered(x + n * p.h * p.w, p.h, p.w, width, image);
+            for (long row = 0; row < down; row++)
+                for (long c = 0; c < channels; c += 8) {
+                    v8 k[9], h = load(shift + c);
+                    for (int i = 0; i < 9; i++) k[i] = load(w + i * channels + c);
+                    for (long column = 0; column < across; column++) {
+                        const float* at = image + 2 * row * width + 2 * column;
+                        v8 z[4] = {h, h, h, h};
+                        for (int y = 0; y < 4; y++)
+                            for (int i = 0; i < 4; i++) {
+                                v8 value = _mm256_broadcast_ss(at + y * width + i);
+                                for (int q = 0; q < 4; q++) {
+                                    int dy = y - q / 2, dx = i - q % 2;
+                                    if (dy >= 0 && dy < 3 && dx >= 0 && dx < 3) z[q] = fma(value, k[dy * 3 + dx], z[q]);
+                                }
+                            }
+                        long j = ((n * down + row) * across + column) * channels + c;
+                        uint8_t here[8];
+                        store(out + j, pool(z[0], z[1], z[2], z[3], here));
+                        if (winner) memcpy(winner + j, here, 8);
+                    }
+                }
+        }
+    }
+}
+
+// totals[10][channels]: sums of the gradient that passes the pooling times each of the nine neighbours, and alone
+static void stem_backward(Picture p, long channels, const float* x, const float* gradient, const uint8_t* winner,
+                          double* totals, int threads) {
+    long width = p.w + 16, down = p.h / 2, across = p.w / 2;
+    std::vector<double> parts(threads * 10 * channels, 0.0);
+#pragma omp parallel num_threads(threads)
+    {
+        FlushTiny flush;
+        float* image = scratch.floats((p.h + 3) * width);
+        std::vector<float> sums(10 * channels, 0.f);
+        Share share(p.n);
+        for (long n = share.first; n < share.end; n++) {
+            bordered(x + n * p.h * p.w, p.h, p.w, width, image);
+            for (long row = 0; row < down; row++) {
+                for (long c = 0; c < channels; c += 8) {
+                    v8 sum[10] = {};
+                    for (long column = 0; column < across; column++) {
+                        const float* at = image + 2 * row * width + 2 * column;
+                        long j = ((n * down + row) * across + column) * channels + c;
+                        __m256i who = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(winner + j)));
+                        v8 g = load(gradient + j);
+                        for (int q = 0; q < 4; q++) {
+                            v8 mine = only(_mm256_castsi256_ps(_mm256_cmpeq_epi32(who, _mm256_set1_epi32(q))), g);
+                            const float* window = at + q / 2 * width + q % 2;
+                            for (int i = 0; i < 9; i++)
+                                sum[i] = fma(mine, _mm256_broadcast_ss(window + i / 3 * width + i % 3), sum[i]);
+                            sum[9] += mine;
+                        }
+                    }
+                    for (int i = 0; i < 10; i++) store(&sums[i * channels + c], sum[i]);
+                }
+                carry(sums.data(), &parts[share.me * 10 * channels], 10 * channels);
+            }
+        }
+    }
+    gather(parts, totals, 10 * channels, threads);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Weights into planes: u[plane][panel of columns][row][16], where a product sums over the rows
+
+static void weight_planes(const float* w, long n_rows, long n_columns, long s_row, long s_column, long s_y, long s_x,
+                          float* u, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long panel = 0; panel < n_columns / PANEL; panel++) {
+        FlushTiny flush;
+        __m256i lanes = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32((int)s_column));
+        for (long r = 0; r < n_rows; r++)
+            for (long c = panel * PANEL; c < (panel + 1) * PANEL; c += 8) {
+                const float* from = w + r * s_row + c * s_column;
+                auto take = [&](int y, int x) { return _mm256_i32gather_ps(from + y * s_y + x * s_x, lanes, 4); };
+                v8 half[3][6], o[6];
+                for (int x = 0; x < 3; x++) weight_transform(take(0, x), take(1, x), take(2, x), half[x]);
+                for (int y = 0; y < 6; y++) {
+                    weight_transform(half[0][y], half[1][y], half[2][y], o);
+                    for (int x = 0; x < 6; x++)
+                        store(u + (((y * 6 + x) * (n_columns / PANEL) + panel) * n_rows + r) * PANEL + c % PANEL, o[x]);
+                }
+            }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What Python calls. Pointers may be null where a comment above says so.
+
+extern "C" {
+
+void* take_memory(long bytes) {
+    long whole = (bytes + (2 << 20) - 1) >> 21 << 21;
+    void* memory = aligned_alloc(2 << 20, whole);
+    if (memory) madvise(memory, whole, MADV_HUGEPAGE);
+    return memory;
+}
+
+void give_memory(void* memory) { free(memory); }
+
+void weights_forward(const float* w, long outputs, long inputs, long s_out, long s_in, long s_y, long s_x, float* u,
+                     long threads) {
+    weight_planes(w, inputs, outputs, s_in, s_out, s_y, s_x, u, threads);
+}
+
+void weights_backward(const float* w, long outputs, long inputs, long s_out, long s_in, long s_y, long s_x, float* u,
+                      long threads) {
+    weight_planes(w, outputs, inputs, s_out, s_in, s_y, s_x, u, threads);
+}
+
+void convolve(long n, long h, long w, long inputs, long outputs, const float* x, const float* scale,
+              const float* shift, const float* u, float* out, double* stats, long rows, long threads) {
+    Picture p{n, h, w};
+    if (scale) forward(p, inputs, outputs, Normalised{x, scale, shift}, u, out, stats, rows, threads);
+    else forward(p, inputs, outputs, Plain{x}, u, out, stats, rows, threads);
+}
+
+// The second convolution of a block, behind pooling (winner) or mean (alive)
+void convolve_back_second(long n, long h, long w, long channels, const float* x, const float* scale,
+                          const float* shift, const float* y, const float* gradient, const uint8_t* winner,
+                          const uint8_t* alive, const float* a, const float* b, const float* d, const float* u_back,
+                          float* dx, double* stats, float* dw, long s_out, long s_in, long s_y, long s_x, long rows,
+                          long threads) {
+    Picture p{n, h, w};
+    long strides[4] = {s_out, s_in, s_y, s_x};
+    Normalised read{x, scale, shift};
+    if (winner) backward(p, channels, channels, read, BehindPool{y, gradient, winner, {a, b, d}, p, channels}, u_back,
+                         true, dx, stats, dw, strides, rows, threads);
+    else backward(p, channels, channels, read, BehindMean{y, gradient, alive, {a, b, d}, p, channels}, u_back,
+                  true, dx, stats, dw, strides, rows, threads);
+}
+
+// The first convolution of a block, behind normalisation and ReLU; adds to dx
+void convolve_back_first(long n, long h, long w, long inputs, long outputs, const float* x, const float* y,
+                         const float* gradient, const float* scale, const float* shift, const float* a,
+                         const float* b, const float* d, const float* u_back, float* dx, float* dw, long s_out,
+                         long s_in, long s_y, long s_x, long rows, long threads) {
+    Picture p{n, h, w};
+    long strides[4] = {s_out, s_in, s_y, s_x};
+    backward(p, inputs, outputs, Plain{x}, BehindReLU{y, gradient, scale, shift, {a, b, d}, p, outputs}, u_back,
+             false, dx, nullptr, dw, strides, rows, threads);
+}
+
+void shortcut(long pixels, long inputs, long outputs, const float* x, const float* w, float* out, double* stats,
+              long rows, long threads) {
+    shortcut_forward(pixels, inputs, outputs, x, w, out, stats, rows, threads);
+}
+
+void shortcut_back(long n, long h, long w, long inputs, long outputs, const float* x, const float* y,
+                   const float* gradient, const uint8_t* winner, const uint8_t* alive, const float* a, const float* b,
+                   const float* d, const float* w_back, float* dx, float* dw, long s_out, long s_in, long rows,
+                   long threads) {
+    Picture p{n, h, w};
+    if (winner) shortcut_backward(p, inputs, outputs, x, BehindPool{y, gradient, winner, {a, b, d}, p, outputs},
+                                  w_back, dx, dw, s_out, s_in, rows, threads);
+    else shortcut_backward(p, inputs, outputs, x, BehindMean{y, gradient, alive, {a, b, d}, p, outputs},
+                           w_back, dx, dw, s_out, s_in, rows, threads);
+}
+
+void join_and_pool(long n, long h, long w, long channels, const float* y, const float* s, const float* y_scale,
+                   const float* s_scale, const float* shift, float* out, uint8_t* winner, float* y_won, float* s_won,
+                   long threads) {
+    join_pool({n, h, w}, channels, y, s, y_scale, s_scale, shift, out, winner, y_won, s_won, threads);
+}
+
+void join_and_mean(long n, long h, long w, long channels, const float* y, const float* s, const float* y_scale,
+                   const float* s_scale, const float* shift, float* out, uint8_t* alive, float* counts,
+                   long threads) {
+    join_mean({n, h, w}, channels, y, s, y_scale, s_scale, shift, out, alive, counts, threads);
+}
+
+void pooled_sums(long pixels, long channels, const float* gradient, const uint8_t* winner, const float* y_won,
+                 const float* s_won, double* totals, long threads) {
+    pool_sums(pixels, channels, gradient, winner, y_won, s_won, totals, threads);
+}
+
+void first_moments(long n, long h, long w, const float* x, double* totals, long threads) {
+    stem_moments({n, h, w}, x, totals, threads);
+}
+
+void first_forward(long n, long h, long w, long channels, const float* x, const float* weights, const float* shift,
+                   float* out, uint8_t* winner, long threads) {
+    stem_forward({n, h, w}, channels, x, weights, shift, out, winner, threads);
+}
+
+void first_backward(long n, long h, long w, long channels, const float* x, const float* gradient,
+                    const uint8_t* winner, double* totals, long threads) {
+    stem_backward({n, h, w}, channels, x, gradient, winner, totals, threads);
+}
+
+}  // extern "C"
