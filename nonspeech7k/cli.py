@@ -187,7 +187,7 @@ def tag(
         help="What a manifest's paths are relative to; its own folder if not given.")]=None,
     part:Annotated[Optional[int], typer.Option(help="Clips written at a time; 4096 if not given.")]=None,
     ray:Annotated[Optional[str], typer.Option(
-        metavar="local|auto|ADDRESS", help="Label through Ray Data: here, on this machine's cluster, or there.")]=None,
+        metavar="local|auto|ADDRESS", help="Through Ray Data: here, on this machine's cluster, or there.")]=None,
     workers:Annotated[Optional[int], typer.Option(
         help="Decoding threads, or with --ray labelling processes; one a core if not given.")]=None,
     device:Annotated[str, typer.Option(help="auto, cpu or cuda.")]="auto",
@@ -207,7 +207,7 @@ def sweep(
         help="A recipe's YAML file, or the name of one that comes with the package, such as demo.")],
     over:Annotated[list[str], typer.Option(
         metavar="KEY.PATH=VALUE,VALUE", help="A key of the recipe and its values; may be repeated.")],
-    out:Annotated[str, typer.Option(help="The folder of the runs; runs/<the recipe's name>-sweep if not given.")]="",
+    out:Annotated[str, typer.Option(help="Folder of the runs; runs/<the recipe's name>-sweep if not given.")]="",
     workers:Annotated[int, typer.Option(help="Runs side by side, through Ray Tune if more than one.")]=1,
     ray:Annotated[Optional[str], typer.Option(
         metavar="local|auto|ADDRESS", help="Where Ray runs them; here if not given.")]=None,
