@@ -1,0 +1,46 @@
+"""What `benchmarks.cpu` starts in processes of their own: `python -m benchmarks.child memory|first_step FOLDER CHANGE...`."""
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def memory(folder: Path, changes: list[str]):
+    "A study at its full number of clips, its epochs cut to a few batches: bank, features, two fits, judging."
+    import numpy as np
+    import torch
+
+    from benchmarks.common import model_of, optimisation_of
+    from nonspeech7k.pipeline import explore, measure, open_clips, open_run
+    from nonspeech7k.training.crossval import FoldPart, fit_part, fold_parts
+    from nonspeech7k.training.fit import predict_logits
+    run = open_run("nonspeech7k", folder, [*changes, "train.epochs=1"])
+    explore(run)
+    moments = torch.from_numpy(measure(run)[["mean", "square"]].to_numpy(copy=True))
+    clips, size = open_clips(run), run.recipe.train.batch_size
+    targets = torch.tensor([run.labels.index(label) for label in run.manifest["label"]])
+    first, *_, final = fold_parts(run.manifest)
+    rng = np.random.default_rng(0)
+    for part in (first, final):
+        short = [rng.permutation(part.train)[:6 * size], rng.permutation(part.valid)[:4 * size]]
+        model, _ = fit_part(FoldPart(part.name, part.number, *short), clips, targets, moments,
+                            lambda: model_of(run.recipe, len(run.labels)), optimisation_of(run.recipe),
+                            run.recipe.seed, folder / f"{part.name}.state", [1e-3] if part is final else ())
+    predict_logits(model, clips, torch.arange(min(len(clips), 256)), 64)
+
+
+def first_step(folder: Path, changes: list[str]):
+    "The stages up to the first step of the first fit, whose time is printed; then the process ends."
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    from nonspeech7k.pipeline import explore, measure, open_run, train
+    def stop(*_):
+        print(time.time(), flush=True)
+        os._exit(0)
+    register_optimizer_step_pre_hook(stop)
+    run = open_run("nonspeech7k", folder, changes)
+    explore(run), measure(run), train(run)
+
+
+if __name__ == "__main__":
+    {"memory": memory, "first_step": first_step}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3:])
