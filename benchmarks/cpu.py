@@ -26,7 +26,7 @@ from nonspeech7k.data.clips import open_bank
 from nonspeech7k.data.synthesis import write_demo
 from nonspeech7k.features.spectrograms import standardise
 from nonspeech7k.files import read_json, write_json
-from nonspeech7k.inference.classifier import Classifier, describe, load_classifier, save_classifier
+from nonspeech7k.inference.classifier import Classifier, describe, for_inference, load_classifier, save_classifier
 from nonspeech7k.recipe import Recipe, read_recipe
 from nonspeech7k.training.devices import resident
 from nonspeech7k.training.fit import fit
@@ -170,7 +170,8 @@ def fresh_classifier(recipe: Recipe, path: Path) -> Path:
 def classifier(bench: Bench) -> list[Figure]:
     "Raw waveforms to probabilities, in batches."
     recipe, batch = bench.recipe(), 64
-    judge, waveforms = load_classifier(fresh_classifier(recipe, bench.folder / "fresh.safetensors")), noise(recipe, batch)
+    judge = for_inference(load_classifier(fresh_classifier(recipe, bench.folder / "fresh.safetensors")))
+    waveforms = noise(recipe, batch)
     taken = alternate({"judge": lambda: judge.probabilities(waveforms)}, 2 * bench.runs)["judge"]
     rate = tuple(batch / value for value in taken)
     return [Figure("classifier", f"classifier, raw waveform to label, batches of {batch}", "clips/s", rate, 250),

@@ -382,7 +382,7 @@ def train(
 def _fits(run:Run, lap) -> dict[str, list[dict]]:
     "Train every part that is not trained yet; the first process keeps the files."
     clips, manifest, moments = open_clips(run), run.manifest, _saved_moments(run)
-    targets = torch.tensor([run.labels.index(label) for label in manifest["label"]])
+    targets = torch.from_numpy(pd.Index(run.labels).get_indexer(manifest["label"]))
     known, mine = run.folder/"training.json", ranks()
     if mine.first: _say_how(run)
     histories = read_json(known) if known.exists() else {}
