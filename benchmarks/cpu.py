@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +95,9 @@ def ratio_figures(name: str, what: str, short: str, taken: dict[str, list[float]
         Figure(f"{name}, {key}", f"{short}, {key}", "clips/s", tuple(rate)) for key, rate in rates.items()]
 
 
-def whole_study(bench: Bench) -> list[Figure]:
+def whole_study(bench: Bench, rate: int = 32_000) -> list[Figure]:
     "Three folds and the final model on the Deeply sample, from files to the test split's accuracy, one epoch each."
-    recipe = deeply_recipe(["train.epochs=1", *(TINY if bench.quick else [])])
+    recipe = deeply_recipe(["train.epochs=1", f"clip.rate={rate}", *(TINY if bench.quick else [])])
     if not recipe:
         print("study: no recordings of the Deeply sample here (NONSPEECH7K_DATA); left out", file=sys.stderr)
         return []
@@ -113,8 +113,9 @@ def whole_study(bench: Bench) -> list[Figure]:
 
     trained = sum(int(((fold > 0) & (fold != number)).sum()) for number in sorted(set(fold)))
     taken = alternate({"plain": plain, "library": library}, bench.runs, warm=False)
-    return ratio_figures("study", "a whole S1 study on `deeply`, wall time, over the plain loop",
-                         "S1 study on `deeply`, trained clips over all its time", taken, trained, 5)
+    sounds = f"`deeply` at {rate // 1000} kHz"
+    return ratio_figures(f"study {rate // 1000} kHz", f"a whole S1 study on {sounds}, wall time, over the plain loop",
+                         f"S1 study on {sounds}, trained clips over all its time", taken, trained, 5)
 
 
 # Parts
@@ -271,8 +272,9 @@ def linear(bench: Bench) -> list[Figure]:
                              tuple(cost[size])) for size in sizes]
 
 
-GROUPS = {"training": training, "study": whole_study, "bank": banks, "front_end": front_end,
-          "classifier": classifier, "memory": memory, "start": start, "linear": linear, "second_run": second_run}
+GROUPS = {"training": training, "study": whole_study, "study_16k": partial(whole_study, rate=16_000), "bank": banks,
+          "front_end": front_end, "classifier": classifier, "memory": memory, "start": start, "linear": linear,
+          "second_run": second_run}
 
 
 def measure(bench: Bench, names: list[str]) -> dict:  # JSON-ready

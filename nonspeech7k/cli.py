@@ -211,13 +211,14 @@ def sweep(
     workers:Annotated[int, typer.Option(help="Runs side by side, through Ray Tune if more than one.")]=1,
     ray:Annotated[Optional[str], typer.Option(
         metavar="local|auto|ADDRESS", help="Where Ray runs them; here if not given.")]=None,
+    folds_apart:Annotated[bool, typer.Option("--folds-apart", help="The folds of a run side by side, too.")]=False,
     changes:Changes=None,
 ):
     "Run every combination of some keys' values and compare their scores on the folds."
     from nonspeech7k.sweep import read_over, sweep_folder, sweep_text
     from nonspeech7k.sweep import sweep as run_combinations
     folder = sweep_folder(recipe, out, changes or [])
-    table = run_combinations(recipe, read_over(over), folder, changes or [], workers, ray)
+    table = run_combinations(recipe, read_over(over), folder, changes or [], workers, ray, folds_apart)
     typer.echo(sweep_text(table))
     typer.echo(f"table: {folder/'sweep.csv'}")
     failed = (table["problem"] != "").sum()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STAGES', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_run', 'enter_run', 'require', 'stage', 'read_recipe_corpus',
            'open_recipe_bank', 'explore', 'open_clips', 'front_end_of', 'measure', 'augmentations', 'train',
-           'model_file', 'train_as_rank', 'evaluate', 'judged', 'unknown_parameters', 'refuse_unknown_parameters',
-           'StageError', 'notebook_of', 'execute', 'run_all']
+           'model_file', 'prepare', 'fit_fold', 'train_as_rank', 'evaluate', 'judged', 'unknown_parameters',
+           'refuse_unknown_parameters', 'StageError', 'notebook_of', 'execute', 'run_all']
 
 # %% ../nbs/07_pipeline.ipynb #eb11447f
 import ast
@@ -388,9 +388,11 @@ def _fits(run:Run, lap) -> dict[str, list[dict]]:
     histories = read_json(known) if known.exists() else {}
     for part in fold_parts(manifest):
         if part.name not in histories:
-            histories[part.name] = _fit(run, part, clips, targets, moments, histories, lap)
+            histories[part.name] = (_taken_up(run, part) if _apart(run, part).exists() else
+                                    _fit(run, part, clips, targets, moments, histories, lap))
             if mine.first: write_json(known, histories)
-        if mine.first: model_file(run, part).with_suffix(".state").unlink(missing_ok=True)
+        if mine.first:
+            for left in (model_file(run, part).with_suffix(".state"), _apart(run, part)): left.unlink(missing_ok=True)
     return histories
 
 def _saved_moments(run:Run) -> torch.Tensor: # (clips, 2) float64
@@ -478,7 +480,35 @@ def _events(folder:Path) -> Iterator:
             yield append
     except OSError as error: raise cannot_write(path, error) from error
 
+# %% ../nbs/07_pipeline.ipynb #79855a54
+def prepare(run:Run):
+    "Execute the stages before the training, unless they are finished."
+    _execute_missing(run, STAGES[:2])
+
+def fit_fold(
+    run:Run,
+    number:int, # of the fold, from 1
+):
+    "Train one fold, beside others of the same run; nothing happens where it is trained already."
+    require(run, "3_training")
+    part = next((part for part in fold_parts(run.manifest) if part.number == number), None)
+    if part is None or run.finished("3_training") or model_file(run, part).exists(): return
+    since, targets = perf_counter(), torch.from_numpy(pd.Index(run.labels).get_indexer(run.manifest["label"]))
+    history = _fit(run, part, open_clips(run), targets, _saved_moments(run), {}, lambda: None)
+    write_json(_apart(run, part), {"history": history, "seconds": perf_counter() - since})
+
 # %% ../nbs/07_pipeline.ipynb #a691341c
+def _apart(run:Run, part:FoldPart) -> Path:
+    "Where the history of a fold that was trained on its own waits."
+    return model_file(run, part).with_suffix(".json")
+
+def _taken_up(run:Run, part:FoldPart) -> list[dict]:
+    "The history of a fold that was trained on its own, whose seconds now count."
+    known = read_json(_apart(run, part))
+    _record(run, "3_training", known["seconds"], finished=False)
+    return known["history"]
+
+# %% ../nbs/07_pipeline.ipynb #c746696c
 @record # a failing process leaves its error where the launcher finds it
 def train_as_rank(
     folder:str, # of a run whose features are measured
@@ -495,7 +525,7 @@ def _fair_threads(processes:int):
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/07_pipeline.ipynb #9442c33c
+# %% ../nbs/07_pipeline.ipynb #af8b8586
 def _train_together(run:Run) -> dict[str, list[dict]]:
     "Train in as many processes as the recipe asks for."
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -524,7 +554,7 @@ def _failure(error) -> Exception:
     if text.startswith("UserError: "): return UserError(text.removeprefix("UserError: "))
     return RuntimeError(f"training process {rank}: {text}")
 
-# %% ../nbs/07_pipeline.ipynb #f3766459
+# %% ../nbs/07_pipeline.ipynb #7ac0dafd
 def evaluate(
     run:Run,
 ) -> dict: # the metrics
@@ -541,7 +571,7 @@ def evaluate(
             write_text(run.folder/"report.html", _report(run, metrics, drawn, predictions))
     return read_json(run.folder/"metrics.json")
 
-# %% ../nbs/07_pipeline.ipynb #c746696c
+# %% ../nbs/07_pipeline.ipynb #53440339
 def _predictions(run:Run) -> pd.DataFrame:
     "One row a judged clip: path, split, fold, true label, predicted label, the probability of each class."
     manifest, clips, rows = run.manifest, open_clips(run), []
@@ -567,7 +597,7 @@ def _judged_by(
         bar.update(len(batch))
     return np.concatenate(parts)
 
-# %% ../nbs/07_pipeline.ipynb #4ee6f5ed
+# %% ../nbs/07_pipeline.ipynb #992f9eec
 def judged(
     predictions:pd.DataFrame, # with split, fold, label and a column of probabilities for each label
     labels:list[str],
@@ -589,7 +619,7 @@ def _with_intervals(part:pd.DataFrame, labels:list[str], groups:pd.Series) -> di
     intervals = bootstrap_intervals(truth, probabilities, part["path"].map(groups).to_numpy(), len(labels))
     return judge(truth, probabilities, labels) | {"ci95": intervals}
 
-# %% ../nbs/07_pipeline.ipynb #7ac0dafd
+# %% ../nbs/07_pipeline.ipynb #f963501e
 def _study(run:Run) -> dict:
     "What a reader of the scores must know: data, protocol, machine."
     recipe, manifest, about = run.recipe, run.manifest, read_json(run.folder/"environment.json")
@@ -605,7 +635,7 @@ def _study(run:Run) -> dict:
             "device_name": about["device_name"], "cores": about["cores"],
             "torch": about["packages"]["torch"], "seed": recipe.seed}
 
-# %% ../nbs/07_pipeline.ipynb #dd3339ab
+# %% ../nbs/07_pipeline.ipynb #cf6e6393
 def _speeds(run:Run, predicted:int) -> dict:
     "Seconds of each stage, and clips per second of training (with its validation) and of judging."
     seconds = {name: record["seconds"] for name, record in run.stages.items()}
@@ -617,7 +647,7 @@ def _speeds(run:Run, predicted:int) -> dict:
             "clips_per_second": {"training": round(trained / seconds["3_training"], 2),
                                  "evaluation": round(predicted / seconds["4_evaluation"], 2)}}
 
-# %% ../nbs/07_pipeline.ipynb #992f9eec
+# %% ../nbs/07_pipeline.ipynb #15d4e580
 def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → caption
     "The figures of the judgement, as files."
     result, name = (metrics["test"], "test split") if metrics["test"] else (metrics["cv"], "validation clips")
@@ -633,7 +663,7 @@ def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → ca
             "spectrograms.png": "What the network sees: one clip of each class.",
             "augmentation.png": "One clip as training changes it."}
 
-# %% ../nbs/07_pipeline.ipynb #9fd5c2aa
+# %% ../nbs/07_pipeline.ipynb #2a197abf
 def _report(run:Run, metrics:dict, captions:dict[str, str], predictions:pd.DataFrame) -> str:
     "The page that shows the run."
     texts = alternative_texts(metrics, run.audit)
@@ -652,7 +682,7 @@ def _mistakes(predictions:pd.DataFrame, labels:list[str], most:int=15) -> pd.Dat
     wrong = wrong.assign(probability=wrong[labels].max(axis=1)).nlargest(most, "probability")
     return wrong[["path", "label", "predicted", "probability"]]
 
-# %% ../nbs/07_pipeline.ipynb #a88fb201
+# %% ../nbs/07_pipeline.ipynb #068d2d66
 PARAMETERS = ("recipe", "run_dir", "overrides")
 
 def unknown_parameters(
@@ -671,7 +701,7 @@ def refuse_unknown_parameters():
     unknown = unknown_parameters(shell.user_ns.get("In", []) if shell else [])
     if unknown: raise UserError(f"unknown parameter {', '.join(unknown)}; allowed: {', '.join(PARAMETERS)}")
 
-# %% ../nbs/07_pipeline.ipynb #d90ccebc
+# %% ../nbs/07_pipeline.ipynb #58d51822
 class StageError(Exception):
     "A stage failed by a fault of the program; names the stage and the notebook that shows it."
 
@@ -682,7 +712,7 @@ def notebook_of(
     "Where a stage's executed notebook is kept."
     return run.folder/"notebooks"/f"{name}.ipynb"
 
-# %% ../nbs/07_pipeline.ipynb #60d41aea
+# %% ../nbs/07_pipeline.ipynb #8e329637
 def execute(
     run:Run,
     name:str, # one of STAGES
@@ -708,7 +738,7 @@ def execute(
     finally: partial.unlink(missing_ok=True)
     return target
 
-# %% ../nbs/07_pipeline.ipynb #4841220e
+# %% ../nbs/07_pipeline.ipynb #761a860b
 def run_all(
     run:Run,
 ) -> dict|None: # the metrics; None in all but the first process
@@ -733,7 +763,7 @@ def _share_training(run:Run, together:Ranks):
     if together.first: _execute_missing(run, STAGES[2:])
     together.wait()
 
-# %% ../nbs/07_pipeline.ipynb #58d51822
+# %% ../nbs/07_pipeline.ipynb #3fcde1d7
 def _opened(path:Path):
     try: return open(path, "a")
     except OSError as error: raise cannot_write(path, error) from error

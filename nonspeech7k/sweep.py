@@ -19,7 +19,7 @@ import pandas as pd
 
 from .files import UserError, listed, write_text
 from .inference.bulk import ray_session
-from .pipeline import StageError, open_run, run_all
+from .pipeline import StageError, fit_fold, open_run, prepare, run_all
 from .progress import progress
 from .recipe import read_recipe
 
@@ -99,12 +99,20 @@ def _scores(recipe:str|Path, folder:str|Path, changes:list[str], starts:int=5) -
 
 # %% ../nbs/07a_sweep.ipynb #51871ffd
 def _trial(config:dict):
-    "What a process of Ray Tune does: one run, with its share of the cores."
+    "What a process of Ray Tune does: one job, with its share of the cores."
     from ray import tune
     job = config["job"]
     os.environ.update(OMP_NUM_THREADS=str(job["threads"]), NONSPEECH7K_PROGRESS="off")
     os.chdir(job["place"]) # a recipe's paths are relative to where the command was given
-    tune.report(run_one(job["recipe"], job["folder"], job["changes"]))
+    order = job["recipe"], job["folder"], job["changes"]
+    tune.report(run_one(*order) if job["step"] is None else _one_step(*order, job["step"]))
+
+def _one_step(recipe:str, folder:str, changes:list[str], fold:int) -> dict:
+    "Prepare a run (fold 0) or train one of its folds; what stops it will also stop the run, and be told there."
+    run = open_run(recipe, folder, changes)
+    try: prepare(run) if fold == 0 else fit_fold(run, fold)
+    except (UserError, StageError, RuntimeError) as error: return {"problem": str(error)}
+    return {"problem": ""}
 
 def _tuner(jobs:list[dict], share:dict[str, float], notes:Path, workers:int, bar):
     "Ray Tune, set up to execute the jobs without a word."
@@ -120,17 +128,28 @@ def _tuner(jobs:list[dict], share:dict[str, float], notes:Path, workers:int, bar
                                   failure_config=tune.FailureConfig(max_failures=3)))
 
 # %% ../nbs/07a_sweep.ipynb #2eb5a3e1
-def _side_by_side(jobs:dict[str, dict], notes:Path, workers:int, address:str, bar) -> dict[str, dict]:
+def _side_by_side(
+    jobs:dict[str, dict], notes:Path, workers:int, address:str, folds_apart:bool, bar,
+) -> dict[str, dict]:
     "The rows of runs that Ray Tune executes, by name."
     with ray_session(address) as ray:
         there = ray.cluster_resources()
         threads = max(1, int(there.get("CPU", 1)) // workers)
         share = {"cpu": threads} | ({"gpu": min(1, there["GPU"] / workers)} if there.get("GPU") else {})
-        tuner = _tuner([job | {"threads": threads} for job in jobs.values()], share, notes, workers, bar)
-        with redirect_stdout(StringIO()): done = tuner.fit() # it prints a table of its own
-        results = {Path(result.config["job"]["folder"]).name: result for result in done}
+        def execute(steps:list[dict], bar):
+            tuner = _tuner([step | {"threads": threads} for step in steps], share, notes, workers, bar)
+            with redirect_stdout(StringIO()): return tuner.fit() # it prints a table of its own
+        if folds_apart:
+            for steps in _steps(list(jobs.values())): execute(steps, progress(0, "", silent=True))
+        results = {Path(done.config["job"]["folder"]).name: done for done in execute(list(jobs.values()), bar)}
     shutil.rmtree(notes, ignore_errors=True)
     return {name: _reported(results[name]) for name in jobs}
+
+def _steps(jobs:list[dict]) -> list[list[dict]]:
+    "What comes before the runs when their folds are trained apart: all data first, then every fold."
+    folds = {job["folder"]: read_recipe(job["recipe"], job["changes"]).splits.folds for job in jobs}
+    return [[job | {"step": 0} for job in jobs],
+            [job | {"step": fold} for job in jobs for fold in range(1, folds[job["folder"]] + 1)]]
 
 def _reported(result) -> dict:
     "The row that a trial reported."
@@ -147,6 +166,7 @@ def sweep(
     changes:list[str]=(), # 'key.path=value', for all runs
     workers:int=1, # runs side by side
     ray:str|None=None, # 'local', 'auto' or a cluster's address; None: 'local' where there are several workers
+    folds_apart:bool=False, # with several workers: the folds of a run side by side, too
 ) -> pd.DataFrame: # one row a combination: run, its keys, SCORES; best first
     "Run every combination that has not finished; the scores on the folds, also in the folder's sweep.csv."
     if workers < 1: raise UserError(f"--workers {workers}: must be 1 or more")
@@ -155,9 +175,9 @@ def sweep(
             for name, text in check_combinations(recipe, combinations(over), changes).items()}
     folder = sweep_folder(recipe, out, changes)
     jobs = {name: {"recipe": str(recipe), "folder": str(folder/name), "changes": _changes(changes, combination),
-                   "place": os.getcwd()} for name, combination in found.items() if name not in rows}
+                   "place": os.getcwd(), "step": None} for name, combination in found.items() if name not in rows}
     with progress(len(found), "sweep", unit="runs", initial=len(rows)) as bar:
-        if workers > 1 or ray: rows |= _side_by_side(jobs, (folder/".tune").resolve(), workers, ray or "local", bar)
+        if workers > 1 or ray: rows |= _side_by_side(jobs, (folder/".tune").resolve(), workers, ray or "local", folds_apart, bar)
         else: rows |= _one_by_one(jobs, bar)
     table = _table(found, rows)
     write_text(folder/"sweep.csv", table.to_csv(index=False))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import torch
 from conftest import SMALL
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -91,11 +92,16 @@ def test_runs_side_by_side_go_on_and_are_the_runs_themselves(cluster, demo, tmp_
     from nonspeech7k.sweep import read_over, sweep
     changes = [*SMALL[1::2], "train.epochs=1", f"corpus.root={demo}", f"banks={tmp_path / 'banks'}"]
     over = read_over(["seed=1,2", "train.lr=1e-3,-1"])
-    for seed in (1, 2):  # as if stopped before the last stage, which saves kernels
-        run = open_run("demo", tmp_path / "sweep" / f"seed={seed},train.lr=1e-3", [*changes, f"seed={seed}", "train.lr=1e-3"])
-        explore(run), measure(run), train(run)
+    torch.set_num_threads(1)  # as in the processes to come
+    for seed, place in ((1, "sweep"), (2, "sweep"), (1, "alone")):  # as if stopped before the last stage, which saves kernels
+        run = open_run("demo", tmp_path / place / f"seed={seed},train.lr=1e-3", [*changes, f"seed={seed}", "train.lr=1e-3"])
+        explore(run), measure(run)
+        if (seed, place) != (1, "sweep"): train(run)  # this one's folds are trained side by side
         for stage in STAGES[:3]: write_text(notebook_of(run, stage), "stands for an executed notebook")
-    table = sweep("demo", over, tmp_path / "sweep", changes, workers=2, ray=cluster[0].address)
+    table = sweep("demo", over, tmp_path / "sweep", changes, workers=2, ray=cluster[0].address, folds_apart=True)
+    apart, alone = (tmp_path / place / "seed=1,train.lr=1e-3" for place in ("sweep", "alone"))
+    assert (apart / "training.json").read_text() == (alone / "training.json").read_text(), "folds trained apart are the same folds"
+    assert not list((apart / "models").glob("*.json"))
     assert table["macro_f1"].notna().tolist() == [True, True, False, False] and all("train.lr" in text for text in table["problem"][2:])
     for run, score in zip(table["run"][:2], table["macro_f1"]):
         assert json.loads((tmp_path / "sweep" / run / "metrics.json").read_text())["cv"]["macro_f1"]["mean"] == score
