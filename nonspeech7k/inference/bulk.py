@@ -287,11 +287,11 @@ def tag(
     started, job = perf_counter(), open_job(model, corpus, out, root, part)
     with _alone(job.folder):
         sweep(job.folder)
-        todo = [number for number in range(job.parts) if not job.finished(number)]
+        waiting = [number for number in range(job.parts) if not job.finished(number)]
         before = sum(_counts(job))
         with progress(job.clips, "labelling", initial=before) as bar:
-            if ray and todo: _through_ray(job, todo, device, workers, ray, bar)
-            elif todo: _in_this_process(job, todo, device, workers, bar)
+            if ray and waiting: _through_ray(job, waiting, device, workers, ray, bar)
+            elif waiting: _in_this_process(job, waiting, device, workers, bar)
         labelled, bad = _counts(job)
         if labelled + bad != job.clips: raise _miscounted(job)
     listed = read_json(job.folder/"job.json")["listed"]
@@ -299,10 +299,10 @@ def tag(
             "seconds": perf_counter() - started, "listed": listed}
 
 # %% ../../nbs/06b_inference.bulk.ipynb #33f74675
-def _in_this_process(job:Job, todo:list[int], device:str, workers:int|None, bar):
+def _in_this_process(job:Job, waiting:list[int], device:str, workers:int|None, bar):
     "Label parts one after another."
     classifier = load_classifier(job.model, choose_device(device))
-    for number in todo: tag_part(job, classifier, number, bar.update, workers)
+    for number in waiting: tag_part(job, classifier, number, bar.update, workers)
 
 def _miscounted(job:Job) -> UserError:
     "The error of a part that has not one answer for each clip, because something else changed its files."
@@ -424,16 +424,16 @@ class Tagger:
         except UserError as error: return 0, str(error)
 
 # %% ../../nbs/06b_inference.bulk.ipynb #1efdf1ec
-def _through_ray(job:Job, todo:list[int], device:str, workers:int|None, address:str, bar):
+def _through_ray(job:Job, waiting:list[int], device:str, workers:int|None, address:str, bar):
     "Label parts by the workers of a Ray cluster, in any order."
     with ray_session(address) as ray:
         data = _data_of(ray)
         there = ray.cluster_resources()
         gpus = 1 if there.get("GPU") and device != "cpu" else 0
         most = workers or max(1, int(there["GPU"] if gpus else there.get("CPU", 1)))
-        pool = data.ActorPoolStrategy(min_size=1, max_size=min(most, len(todo)), max_tasks_in_flight_per_actor=2)
-        numbers = [{"part": number} for number in todo]
-        parts = data.from_items(numbers, override_num_blocks=min(len(todo), 10_000))
+        pool = data.ActorPoolStrategy(min_size=1, max_size=min(most, len(waiting)), max_tasks_in_flight_per_actor=2)
+        numbers = [{"part": number} for number in waiting]
+        parts = data.from_items(numbers, override_num_blocks=min(len(waiting), 10_000))
         shutil.rmtree(job.folder/"begun", ignore_errors=True)
         for row in parts.map_batches(Tagger, fn_constructor_args=(job, device, 1), batch_size=1, num_cpus=1,
                                      num_gpus=gpus, compute=pool).iter_rows():
