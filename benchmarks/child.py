@@ -10,15 +10,14 @@ def memory(folder: Path, changes: list[str]):
     import numpy as np
     import torch
 
-    from benchmarks.common import model_of, optimisation_of
-    from nonspeech7k.pipeline import explore, measure, open_clips, open_run
+    from nonspeech7k.pipeline import explore, measure, model_of, open_clips, open_run, optimisation_of, targets_of
     from nonspeech7k.training.crossval import FoldPart, fit_part, fold_parts
     from nonspeech7k.training.fit import predict_logits
     run = open_run("nonspeech7k", folder, [*changes, "train.epochs=1"])
     explore(run)
     moments = torch.from_numpy(measure(run)[["mean", "square"]].to_numpy(copy=True))
     clips, size = open_clips(run), run.recipe.train.batch_size
-    targets = torch.tensor([run.labels.index(label) for label in run.manifest["label"]])
+    targets = targets_of(run)
     first, *_, final = fold_parts(run.manifest)
     rng = np.random.default_rng(0)
     for part in (first, final):

@@ -15,14 +15,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from nonspeech7k.data.clips import open_bank
 from nonspeech7k.data.corpora import paths
 from nonspeech7k.data.splits import assign_folds, split_test
-from nonspeech7k.features.spectrograms import clip_moments
-from nonspeech7k.inference.classifier import build_front_end, build_network
-from nonspeech7k.models.kernels import accelerate, kernels_status
-from nonspeech7k.pipeline import augmentations, read_recipe_corpus
+from nonspeech7k.models.kernels import kernels_status, processor_flags
+from nonspeech7k.pipeline import model_of, moments_of, optimisation_of, read_recipe_corpus
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for
 from nonspeech7k.training.crossval import fit_part, fold_parts, median_rates
-from nonspeech7k.training.devices import Resident, environment, precision, resident
-from nonspeech7k.training.fit import Model, Optimisation, predict_logits
+from nonspeech7k.training.devices import environment, resident
+from nonspeech7k.training.fit import predict_logits
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -39,27 +37,6 @@ TINY = ["clip.rate=16000", "clip.seconds=0.5", "front_end.n_fft=512", "front_end
 
 
 # The library's calls
-
-def model_of(recipe: Recipe, classes: int, device: torch.device | str = "cpu") -> Model:
-    "An untrained model of a recipe, as the pipeline builds it: on the library's own kernels where they can be used."
-    device = torch.device(device)
-    front_end = build_front_end(recipe.clip.rate, **recipe.front_end.model_dump()).to(device)
-    network = build_network(classes, **recipe.network.model_dump()).to(device)
-    dtype = precision(recipe.train.precision, device)
-    if dtype == torch.float32 and device.type == "cpu": accelerate(network)
-    return Model(front_end, network, *augmentations(recipe), dtype)
-
-
-def optimisation_of(recipe: Recipe) -> Optimisation:
-    part = recipe.train
-    return Optimisation(part.epochs, part.batch_size, part.lr, part.weight_decay, part.clip_norm,
-                        part.class_weights == "balanced", part.schedule.patience, part.schedule.factor)
-
-
-def moments_of(front_end: torch.nn.Module, clips: Resident, batch_size: int = 64) -> torch.Tensor:  # (clips, 2)
-    parts = torch.arange(len(clips)).split(batch_size)
-    return torch.cat([clip_moments(front_end, clips.waveforms(part)) for part in parts])
-
 
 def split_corpus(recipe: Recipe):
     "A recipe's corpus as files, class numbers, and a manifest with split and fold."
@@ -162,12 +139,8 @@ def alternate(actions: dict[str, Callable[[], object]], runs: int, warm: bool = 
 
 def machine(device: torch.device | str = "cpu") -> dict:  # JSON-ready
     "The machine, the versions and the revision that figures belong to."
-    flags = set()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = set(next((line for line in lines if line.startswith("flags")), "").split())
     known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return environment(torch.device(device)) | {"instructions": [flag for flag in known if flag in flags],
+    return environment(torch.device(device)) | {"instructions": [flag for flag in known if flag in processor_flags()],
                                                 "memory_gib": round(memory, 1),
                                                 "kernels": kernels_status(device=torch.device(device))}

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_run', 'enter_run', 'require', 'stage', 'read_recipe_corpus',
-           'open_recipe_bank', 'explore', 'open_clips', 'front_end_of', 'measure', 'augmentations', 'train',
-           'model_file', 'prepare', 'fit_fold', 'train_as_rank', 'evaluate', 'judged', 'unknown_parameters',
-           'refuse_unknown_parameters', 'StageError', 'notebook_of', 'execute', 'run_all']
+           'open_recipe_bank', 'explore', 'open_clips', 'front_end_of', 'measure', 'moments_of', 'augmentations',
+           'train', 'targets_of', 'model_file', 'model_of', 'optimisation_of', 'prepare', 'fit_fold', 'train_as_rank',
+           'evaluate', 'judged', 'unknown_parameters', 'refuse_unknown_parameters', 'StageError', 'notebook_of',
+           'execute', 'run_all']
 
 # %% ../nbs/07_pipeline.ipynb #eb11447f
 import ast
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -300,19 +301,27 @@ def measure(
     return table.astype({"mean": float, "square": float})
 
 # %% ../nbs/07_pipeline.ipynb #f92d828d
-def _moments(run:Run, front_end:torch.nn.Module, clips:Resident, batch_size:int=64) -> torch.Tensor: # (clips, 2)
-    "What each clip adds to the statistics: measured now, or as an earlier run left it."
-    kept = Path(run.recipe.banks).expanduser()/f"{_moments_key(run)}.moments.npy"
-    with suppress(OSError, ValueError): # not there yet, or damaged
-        known = np.load(kept)
-        if known.shape == (len(clips), 2): return torch.from_numpy(known)
+def moments_of(
+    front_end:torch.nn.Module,
+    clips:Resident,
+    batch_size:int=64,
+) -> torch.Tensor: # (clips, 2) float64
+    "What each clip adds to the statistics of the features."
     with progress(len(clips), "features") as bar:
         parts = []
         for batch in torch.arange(len(clips)).split(batch_size):
             parts.append(clip_moments(front_end, clips.waveforms(batch)))
             finish_step(clips.device)
             bar.update(len(batch))
-    moments = torch.cat(parts)
+    return torch.cat(parts)
+
+def _moments(run:Run, front_end:torch.nn.Module, clips:Resident) -> torch.Tensor: # (clips, 2)
+    "What each clip adds to the statistics: measured now, or as an earlier run left it."
+    kept = Path(run.recipe.banks).expanduser()/f"{_moments_key(run)}.moments.npy"
+    with suppress(OSError, ValueError): # not there yet, or damaged
+        known = np.load(kept)
+        if known.shape == (len(clips), 2): return torch.from_numpy(known)
+    moments = moments_of(front_end, clips)
     np.save(content := BytesIO(), moments.numpy())
     with suppress(UserError): write_bytes(kept, content.getvalue()) # a folder of banks may be read-only
     return moments
@@ -382,18 +391,21 @@ def train(
 def _fits(run:Run, lap) -> dict[str, list[dict]]:
     "Train every part that is not trained yet; the first process keeps the files."
     clips, manifest, moments = open_clips(run), run.manifest, _saved_moments(run)
-    targets = torch.from_numpy(pd.Index(run.labels).get_indexer(manifest["label"]))
     known, mine = run.folder/"training.json", ranks()
     if mine.first: _say_how(run)
     histories = read_json(known) if known.exists() else {}
     for part in fold_parts(manifest):
         if part.name not in histories:
             histories[part.name] = (_taken_up(run, part) if _apart(run, part).exists() else
-                                    _fit(run, part, clips, targets, moments, histories, lap))
+                                    _fit(run, part, clips, targets_of(run), moments, histories, lap))
             if mine.first: write_json(known, histories)
         if mine.first:
             for left in (model_file(run, part).with_suffix(".state"), _apart(run, part)): left.unlink(missing_ok=True)
     return histories
+
+def targets_of(run:Run) -> torch.Tensor: # (clips,) int64
+    "The class number of each clip of the manifest."
+    return torch.from_numpy(pd.Index(run.labels).get_indexer(run.manifest["label"]))
 
 def _saved_moments(run:Run) -> torch.Tensor: # (clips, 2) float64
     return torch.from_numpy(measure(run)[["mean", "square"]].to_numpy(copy=True))
@@ -418,28 +430,36 @@ def _fit(
             values = [f"{key} {value:.5g}" for key, value in record.items() if value is not None]
             log(run, f"{part.name}: " + ", ".join(values))
             lap()
-        model, history = fit_part(part, clips, targets, moments, lambda: _model(run), _optimisation(run.recipe),
+        build = partial(model_of, run.recipe, len(run.labels), run.device)
+        model, history = fit_part(part, clips, targets, moments, build, optimisation_of(run.recipe),
                                   run.recipe.seed, state, rates, on_epoch)
     if ranks().first: save_classifier(_classifier(run, part, model), model_file(run, part))
     return history
 
 # %% ../nbs/07_pipeline.ipynb #55b3a214
-def _model(run:Run) -> Model:
-    "A fresh model of the recipe on the run's device, on the own kernels where they can be used."
-    network = build_network(len(run.labels), **run.recipe.network.model_dump()).to(run.device)
-    dtype = precision(run.recipe.train.precision, run.device)
-    if dtype == torch.float32 and run.device.type == "cpu" and ranks().count == 1: accelerate(network)
-    return Model(front_end_of(run), network, *augmentations(run.recipe), dtype)
+def model_of(
+    recipe:Recipe,
+    classes:int,
+    device:torch.device|str="cpu",
+) -> Model:
+    "A fresh model of a recipe, on the own kernels where they can be used."
+    device = torch.device(device)
+    front_end = build_front_end(recipe.clip.rate, **recipe.front_end.model_dump()).to(device)
+    network = build_network(classes, **recipe.network.model_dump()).to(device)
+    dtype = precision(recipe.train.precision, device)
+    if dtype == torch.float32 and device.type == "cpu" and ranks().count == 1: accelerate(network)
+    return Model(front_end, network, *augmentations(recipe), dtype)
 
 def _say_how(run:Run):
     "Enter what computes the training, and why, in environment.json and the log."
-    model = _model(run)
+    model = model_of(run.recipe, len(run.labels), run.device)
     how = ("PyTorch's operators: several processes share each batch" if ranks().count > 1
            else kernels_status(model.network, run.device, model.dtype))
     write_json(run.folder/"environment.json", read_json(run.folder/"environment.json") | {"training": how})
     log(run, f"trains with {how}; processes: {ranks().count}, threads: {torch.get_num_threads()}")
 
-def _optimisation(recipe:Recipe) -> Optimisation:
+def optimisation_of(recipe:Recipe) -> Optimisation:
+    "How a recipe trains."
     part = recipe.train
     return Optimisation(part.epochs, part.batch_size, part.lr, part.weight_decay, part.clip_norm,
                         part.class_weights == "balanced", part.schedule.patience, part.schedule.factor)
@@ -493,8 +513,8 @@ def fit_fold(
     require(run, "3_training")
     part = next((part for part in fold_parts(run.manifest) if part.number == number), None)
     if part is None or run.finished("3_training") or model_file(run, part).exists(): return
-    since, targets = perf_counter(), torch.from_numpy(pd.Index(run.labels).get_indexer(run.manifest["label"]))
-    history = _fit(run, part, open_clips(run), targets, _saved_moments(run), {}, lambda: None)
+    since = perf_counter()
+    history = _fit(run, part, open_clips(run), targets_of(run), _saved_moments(run), {}, lambda: None)
     write_json(_apart(run, part), {"history": history, "seconds": perf_counter() - since})
 
 # %% ../nbs/07_pipeline.ipynb #a691341c

@@ -109,8 +109,9 @@ def _trial(config:dict):
 
 def _one_step(recipe:str, folder:str, changes:list[str], fold:int) -> dict:
     "Prepare a run (fold 0) or train one of its folds; what stops it will also stop the run, and be told there."
-    run = open_run(recipe, folder, changes)
-    try: prepare(run) if fold == 0 else fit_fold(run, fold)
+    try:
+        run = open_run(recipe, folder, changes)
+        prepare(run) if fold == 0 else fit_fold(run, fold)
     except (UserError, StageError, RuntimeError) as error: return {"problem": str(error)}
     return {"problem": ""}
 

@@ -28,7 +28,7 @@ import torch
 from pyarrow import parquet
 
 from ..data.clips import BadClip
-from ..data.corpora import AUDIO, _is_audio, _walk
+from ..data.corpora import AUDIO, walk_sounds
 from ..files import UserError, cannot_write, digest, read_json, sweep, write_bytes, write_json
 from .classifier import Classifier, load_classifier, predict
 from ..progress import progress
@@ -41,7 +41,7 @@ def list_clips(
     "The clips of a corpus one after another; raises `UserError` where it is missing or not of either kind."
     corpus = Path(corpus)
     if not corpus.exists(): raise UserError(f"{corpus}: no such folder or manifest")
-    if corpus.is_dir(): return (path for path, is_file in _walk(corpus) if is_file and _is_audio(path))
+    if corpus.is_dir(): return walk_sounds(corpus)
     if corpus.suffix == ".csv": return _csv_paths(corpus)
     if corpus.suffix == ".parquet": return _parquet_paths(corpus)
     raise UserError(f"{corpus}: must be a folder of sounds, or a manifest that ends in .csv or .parquet")

@@ -25,6 +25,7 @@ from torch import nn
 import nonspeech7k
 from ..data.clips import Bank
 from ..files import UserError
+from ..models.kernels import processor_flags
 
 # %% ../../nbs/04b_training.devices.ipynb #505aaa12
 def choose_device(
@@ -59,14 +60,7 @@ def bf16_pays(
     "Whether the device multiplies bfloat16 in hardware."
     if device.type == "cuda": return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "xla": return os.environ.get("PJRT_DEVICE", "TPU") == "TPU"
-    return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
-
-def _cpu_flags() -> set[str]:
-    "The instruction sets of this CPU, as Linux names them; empty elsewhere."
-    information = Path("/proc/cpuinfo")
-    if not information.exists(): return set()
-    lines = information.read_text().splitlines()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
+    return bool({"avx512_bf16", "amx_bf16"} & processor_flags())
 
 # %% ../../nbs/04b_training.devices.ipynb #0e54e61e
 def precision(
