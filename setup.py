@@ -11,6 +11,9 @@ HERE = Path(__file__).parent
 _parser = ConfigParser(delimiters=["="])
 _parser.read(HERE / "settings.ini", encoding="utf-8")
 settings = _parser["DEFAULT"]
+EXTRAS = {key.removesuffix("_requirements"): value.split() for key, value in settings.items()
+          if key.endswith("_requirements") and key != "dev_requirements"}
+ALL = sum(EXTRAS.values(), [])
 
 
 class BuildWithNotebooks(build_py):
@@ -49,10 +52,7 @@ setup(
     cmdclass={"build_py": BuildWithNotebooks},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={
-        "ray": settings["ray_requirements"].split(),
-        "dev": settings["dev_requirements"].split() + settings["ray_requirements"].split(),  # the tests start a cluster
-    },
+    extras_require=EXTRAS | {"all": ALL, "dev": settings["dev_requirements"].split() + ALL},  # the tests use all of it
     entry_points={"console_scripts": settings["console_scripts"].split(), "nbdev": ["nonspeech7k=nonspeech7k._modidx:d"]},
     zip_safe=False,
 )
