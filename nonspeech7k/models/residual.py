@@ -50,17 +50,18 @@ class ResidualBlock(nn.Module):
     def forward(self, picture:torch.Tensor) -> torch.Tensor:
         return torch.relu(self.correction(picture) + self.shortcut(picture))
 
-# %% ../../nbs/03a_models.residual.ipynb #46186580
+# %% ../../nbs/03a_models.residual.ipynb #026fc981
 class ResidualNetwork(nn.Module):
-    "Features (batch, 1, bands, frames) → logits (batch, classes)."
+    "Features (batch, inputs, bands, frames) → logits (batch, classes)."
     def __init__(self,
         classes:int,
         channels:tuple[int, ...]=(32, 64, 128, 256), # after the first convolution and after each block
         hidden:int=512, # units of the layer before the classes
         dropout:float=0.5, # share of the hidden units that are silenced in training
+        inputs:int=1, # channels of the features
     ):
         super().__init__()
-        stages = [nn.Conv2d(1, channels[0], 3, padding=1), nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
+        stages = [nn.Conv2d(inputs, channels[0], 3, padding=1), nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
         for inputs, outputs in zip(channels, channels[1:]):
             stages += [nn.MaxPool2d(2), ResidualBlock(inputs, outputs)]
         self.stages = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -69,3 +70,7 @@ class ResidualNetwork(nn.Module):
 
     def forward(self, features:torch.Tensor) -> torch.Tensor:
         return self.head(self.stages(features))
+
+    def embed(self, features:torch.Tensor) -> torch.Tensor: # (batch, hidden)
+        "What the last layer sees of each clip."
+        return self.head[:-1](self.stages(features))
