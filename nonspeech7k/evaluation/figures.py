@@ -254,12 +254,14 @@ def _octaves(
     octaves = octaves[(bands_hz[0] <= octaves) & (octaves <= bands_hz[-1])]
     return octaves, np.interp(octaves, bands_hz, np.arange(len(bands_hz)))
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #d1289a80
+# %% ../../nbs/05c_evaluation.figures.ipynb #192c1097
 def plot_grid_spectrograms(
-    features_by_label:dict[str, np.ndarray], # label → (bands, frames) in dB, in the order of the panels
+    features_by_label:dict[str, np.ndarray], # label → (bands, frames), in the order of the panels; one band is a curve
     seconds:float, # duration of each clip
     title:str="",
     bands_hz:Sequence[float]|None=None, # (bands,) centre of each band in Hz, rising
+    unit:str="dB", # of the features
+    rows_are:str="mel band", # what the bands are where they have no frequencies
 ) -> Figure:
     """One spectrogram a class as small panels with a common colour scale;
     raises `ValueError` where there is none, and for other numbers of bands than frequencies."""
@@ -274,19 +276,27 @@ def plot_grid_spectrograms(
     figure = Figure(figsize=(max(4, 1.15 + 2.05 * columns), 0.95 + 1.6 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for number, (axes, (label, panel)) in enumerate(zip(grid, panels.items())):
-        image = axes.imshow(panel, origin="lower", aspect="auto", cmap="magma", interpolation="nearest",
-                            vmin=low, vmax=high, extent=(0, seconds, -0.5, len(panel) - 0.5))
+        image = _panel(axes, panel, seconds, low, high)
         axes.set_title(label, fontsize=10, loc="left", color=_INK)
         if bands_hz is not None: _panel_frequencies(axes, bands_hz)
         axes.tick_params(labelsize=8, labelleft=number % columns == 0, labelbottom=number + columns >= len(panels))
     for axes in grid[len(panels):]: axes.remove()
-    figure.colorbar(image, ax=list(grid[:len(panels)]), label="dB", pad=0.01, aspect=12 * rows)
+    if image: figure.colorbar(image, ax=list(grid[:len(panels)]), label=unit, pad=0.01, aspect=12 * rows)
     figure.supxlabel("time (s)", fontsize=10)
-    figure.supylabel("mel band" if bands_hz is None else "frequency (kHz)", fontsize=10)
+    curves = unit or "amplitude"
+    figure.supylabel((rows_are if image else curves) if bands_hz is None else "frequency (kHz)", fontsize=10)
     _title(figure, title)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #270a2f6c
+# %% ../../nbs/05c_evaluation.figures.ipynb #a7dae5cd
+def _panel(axes:Axes, panel:np.ndarray, seconds:float, low:float, high:float):
+    "Draw (bands, frames) as a picture, or one band as a curve; the picture, or None."
+    if len(panel) > 1:
+        return axes.imshow(panel, origin="lower", aspect="auto", cmap="magma", interpolation="nearest",
+                           vmin=low, vmax=high, extent=(0, seconds, -0.5, len(panel) - 0.5))
+    axes.plot(np.linspace(0, seconds, panel.shape[1]), panel[0], linewidth=0.5, color=_INK)
+    axes.set_ylim(low, high)
+
 def _panel_frequencies(
     axes:Axes, # of a small panel, whose vertical axis counts bands from 0
     bands_hz:Sequence[float], # (bands,) Hz

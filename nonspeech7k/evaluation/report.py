@@ -28,7 +28,7 @@ def _duration(seconds:float) -> str: # '8.3 s', '2 min 5 s', '1 h 4 min'
 def _listing(words:list[str]) -> str: # 'a', 'a and b', 'a, b and c'
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
-# %% ../../nbs/05d_evaluation.report.ipynb #89fe3cc7
+# %% ../../nbs/05d_evaluation.report.ipynb #b4aac8bf
 def headline(
     metrics:dict, # the content of metrics.json
 ) -> dict: # 'n', 'accuracy', 'macro_f1', 'macro_precision', 'macro_recall', 'loss', 'ci95', 'per_class', 'confusion'
@@ -37,9 +37,9 @@ def headline(
     cv = metrics["cv"]
     judged = [row for row in cv["per_class"].values() if row["support"]]
     means = {f"macro_{name}": sum(row[name] for row in judged) / len(judged) for name in ("f1", "precision", "recall")}
-    right = sum(row[number] for number, row in enumerate(cv["confusion"]))
-    loss = sum(fold["loss"] * fold["n"] for fold in cv["folds"]) / sum(fold["n"] for fold in cv["folds"])
-    return {key: cv[key] for key in ("n", "ci95", "per_class", "confusion")} | means | {"accuracy": right / cv["n"], "loss": loss}
+    pooled = {name: sum(fold[name] * fold["n"] for fold in cv["folds"]) / sum(fold["n"] for fold in cv["folds"]) for name in ("accuracy", "loss")}
+    if cv["confusion"]: pooled["accuracy"] = sum(row[number] for number, row in enumerate(cv["confusion"])) / cv["n"]
+    return {key: cv[key] for key in ("n", "ci95", "per_class", "confusion")} | means | pooled
 
 # %% ../../nbs/05d_evaluation.report.ipynb #36778dda
 def _group_word(metrics:dict) -> str:
@@ -68,7 +68,7 @@ def opening(
             f"{round(score['accuracy'] * score['n']):,} of {score['n']:,} clips correctly "
             f"(accuracy {_percent(score['accuracy'])}; {_noted(metrics)}95\u00a0% interval {_percent(shares[0])} to {_percent(shares[1])}).")
 
-# %% ../../nbs/05d_evaluation.report.ipynb #26658a0b
+# %% ../../nbs/05d_evaluation.report.ipynb #02348568
 def caveats(
     metrics:dict, # the content of metrics.json
 ) -> list[str]: # sentences; the last is always there
@@ -84,7 +84,8 @@ def caveats(
         (score["n"] < 200 or high - low > 0.1, _about_width(score["n"], round(100 * (high - low)))),
         (few, f"{rare} fewer than 20 judged clips, too few for steady scores of {'its' if len(few) == 1 else 'their'} own."),
         (unjudged, f"No clip of {_listing(unjudged)} was judged; the means leave {'it' if len(unjudged) == 1 else 'them'} out."),
-        (True, f"For comparison: always answering {frequent} would be right in {_percent(support[frequent] / score['n'])} of the clips.")) if needed]
+        (not score["confusion"], "A clip may have several labels here; accuracy counts a clip only where every label is right and none is added."),
+        (score["confusion"], f"For comparison: always answering {frequent} would be right in {_percent(support[frequent] / score['n'])} of the clips.")) if needed]
 
 def _about_width(n:int, points:int) -> str:
     size = f"{_count(n, 'clip')} {'is' if n == 1 else 'are'} few, and the" if n < 200 else "The"
@@ -113,7 +114,9 @@ def _about_test(metrics:dict, audit:dict) -> list[tuple[bool, str]]:
     if left_out: return [*found, (False, f"{stood}; {'its' if len(both) == 1 else 'their'} {_count(len(left_out), 'training clip')} {'was' if len(left_out) == 1 else 'were'} left out.")]
     return [*found, (True, f"{stood}, so the test is not fully independent of the training.")]
 
-# %% ../../nbs/05d_evaluation.report.ipynb #70b4bcb0
+# %% ../../nbs/05d_evaluation.report.ipynb #7cba7d95
+_BEST = {"macro_f1": "macro-F1", "accuracy": "accuracy", "loss": "loss"} # what `train.best_by` names
+
 def protocol(
     metrics:dict, # the content of metrics.json
     audit:dict, # the content of audit.json
@@ -122,10 +125,10 @@ def protocol(
     grouped, drawn = audit["grouped"], f"whole {_group_word(metrics)}" if audit["grouped"] else "clip"
     unknown = (True, "The corpus does not say which clips belong to one recording or speaker, so each stands for itself. Where some do belong together, they can be on both sides of a split, and the scores are then too good.")
     return [_about_folds(metrics, grouped), *([] if grouped else [unknown]), *_about_test(metrics, audit),
-            (False, "Each fold keeps its best epoch by the macro-F1 of its own validation clips, so cross-validation flatters a little."),
+            (False, f"Each fold keeps its best epoch by the {_BEST[metrics['study'].get('best_by', 'macro_f1')]} of its own validation clips, so cross-validation flatters a little."),
             (False, f"The 95\u00a0% intervals come from a bootstrap that draws {drawn}s with replacement.")]
 
-# %% ../../nbs/05d_evaluation.report.ipynb #57dc4a6c
+# %% ../../nbs/05d_evaluation.report.ipynb #83581516
 def confusions(
     score:dict, # with 'per_class' and 'confusion'
     most:int=5,
@@ -133,7 +136,7 @@ def confusions(
     "The most frequent wrong answers; pairs that occur as often stay in the order of the labels."
     labels = list(score["per_class"])
     cells = [{"label": labels[true], "predicted": labels[guess], "clips": clips, "of": sum(row)}
-             for true, row in enumerate(score["confusion"]) for guess, clips in enumerate(row) if clips and guess != true]
+             for true, row in enumerate(score["confusion"] or []) for guess, clips in enumerate(row) if clips and guess != true]
     return sorted(cells, key=lambda cell: -cell["clips"])[:most]
 
 # %% ../../nbs/05d_evaluation.report.ipynb #dd4ee5c2
@@ -289,7 +292,7 @@ _SCORES = """
 <td class="whole"><span class="bar" aria-hidden="true"><i style="width: {{ "%.1f" % (100 * row.f1) }}%"></i></span>{{ "%.3f" % row.f1 }}</td></tr>{% endfor %}</tbody>{% endcall %}
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #5415df66
+# %% ../../nbs/05d_evaluation.report.ipynb #a7e5089f
 _FOLDS = """
 <h3>By fold</h3>
 {% call table("Scores by fold") %}<caption>Cross-validation{{ mark() }}</caption>
@@ -301,7 +304,7 @@ _FOLDS = """
 </section>
 <section><h2>Mistakes{{ mark() }}</h2>
 {% if confusions %}<p>Most often taken for another class:</p>
-<ul>{% for cell in confusions %}<li>{{ cell.label }} taken for {{ cell.predicted }}: {{ cell.clips }} of {{ count(cell.of, "clip") }}</li>{% endfor %}</ul>{% else %}<p>No clip was labelled wrongly.</p>{% endif %}
+<ul>{% for cell in confusions %}<li>{{ cell.label }} taken for {{ cell.predicted }}: {{ cell.clips }} of {{ count(cell.of, "clip") }}</li>{% endfor %}</ul>{% elif score.confusion %}<p>No clip was labelled wrongly.</p>{% endif %}
 {% if mistakes %}<h3>The most confident wrong answers</h3>
 <p>Listen to these first. Where the model is sure and wrong, the clip may be labelled wrongly.</p>
 {% call table("Confident wrong answers") %}<caption>Probability that the model gave to its answer{{ mark() }}</caption>
