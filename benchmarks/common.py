@@ -65,6 +65,12 @@ def study(files: list[Path], targets: list[int], manifest, classes: int, recipe:
 
 # Recordings
 
+def real_recordings(corpus: str) -> Path:
+    "Where 'deeply' or 'esc10' is: in NONSPEECH7K_DATA or beside this folder, else where the recipes look for it."
+    root = Path(os.environ.get("NONSPEECH7K_DATA", ROOT.parent / "shared" / "data")) / corpus
+    return root if root.is_dir() else ROOT / "data" / corpus
+
+
 def deeply_recipe(changes: list[str] = ()) -> Recipe | None:
     "The recipe of the Deeply sample where its recordings are at hand, else None."
     root = Path(os.environ.get("NONSPEECH7K_DATA", ROOT.parent / "shared" / "data")) / "deeply"

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_run', 'enter_run', 'require', 'stage', 'read_recipe_corpus',
-           'open_recipe_bank', 'explore', 'open_clips', 'front_end_of', 'measure', 'moments_of', 'augmentations',
-           'train', 'targets_of', 'model_file', 'model_of', 'optimisation_of', 'prepare', 'fit_fold', 'train_as_rank',
-           'evaluate', 'judged', 'unknown_parameters', 'refuse_unknown_parameters', 'StageError', 'notebook_of',
-           'execute', 'run_all']
+           'open_recipe_bank', 'explore', 'open_clips', 'front_end_of', 'measure', 'moments_of', 'targets_of',
+           'augmentations', 'train', 'model_file', 'model_of', 'optimisation_of', 'prepare', 'fit_fold',
+           'train_as_rank', 'evaluate', 'judged', 'unknown_parameters', 'refuse_unknown_parameters', 'StageError',
+           'notebook_of', 'execute', 'run_all']
 
-# %% ../nbs/07_pipeline.ipynb #eb11447f
+# %% ../nbs/07_pipeline.ipynb #3ad6a356
 import ast
 import json
 import logging
@@ -33,31 +33,36 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from .data.audit import audit
 from .data.clips import VERSION, Bank, open_bank
-from .data.corpora import Corpus, check_corpus, paths, read_corpus
+from nonspeech7k.data.corpora import (
+    SEPARATOR, Corpus, check_corpus, each_label, label_names, paths, read_corpus,
+)
 from .data.splits import assign_folds, join_copies, split_test
 from .evaluation import figures
-from .evaluation.metrics import judge, summarise_folds
+from .evaluation.metrics import judge, judge_several, summarise_folds
 from .evaluation.report import alternative_texts, render_report
-from .evaluation.uncertainty import bootstrap_intervals
+from .evaluation.uncertainty import bootstrap_intervals, bootstrap_intervals_several
 from .features.augment import Draws, FeatureAugmentation, WaveformAugmentation
-from .features.spectrograms import band_frequencies, clip_moments, standardise
+from .features.mixing import load_background
+from .features.registry import build_front_end
+from .features.spectrograms import clip_moments, standardise
 from nonspeech7k.files import (
     UserError, cannot_write, listed, read_json, resource, sweep, write_bytes, write_json, write_text,
 )
 from nonspeech7k.inference.classifier import (
-    Classifier, build_front_end, build_network, describe, for_inference, load_classifier, save_classifier,
+    Classifier, describe, for_inference, load_classifier, save_classifier,
 )
 from .models.kernels import accelerate, kernels_status
+from .models.registry import build_network, count_parameters
 from .progress import progress
 from .recipe import Recipe, differences, read_recipe, recipe_yaml, seed_for
-from .training.crossval import FoldPart, fit_part, fold_parts, median_rates
+from .training.crossval import FoldPart, final_plan, fit_part, fold_parts
 from nonspeech7k.training.devices import (
     Ranks, Resident, choose_device, environment, finish_step, joined, launched_first, precision, ranks, resident,
     seeded_generator,
 )
 from .training.fit import Model, Optimisation, trained_clips
 
-# %% ../nbs/07_pipeline.ipynb #389631f9
+# %% ../nbs/07_pipeline.ipynb #5fd9159c
 STAGES = ("1_eda", "2_features", "3_training", "4_evaluation")
 
 @dataclass(frozen=True)
@@ -89,6 +94,9 @@ class Run:
 
     @property
     def labels(self) -> list[str]: return self.audit["labels"]
+
+    @property
+    def labels_per_clip(self) -> str: return self.recipe.corpus.labels_per_clip
 
     @property
     def note(self) -> str:
@@ -239,7 +247,7 @@ def explore(
         _draw_data(run, manifest)
     return run.audit
 
-# %% ../nbs/07_pipeline.ipynb #2cdf27c2
+# %% ../nbs/07_pipeline.ipynb #b07a48ed
 def _refuse_bad(recipe:Recipe, bad:dict, clips:int):
     "Stop for files that cannot be read, unless the recipe says to skip them and some are left."
     if bad and (recipe.on_bad_clip == "stop" or len(bad) == clips):
@@ -248,21 +256,23 @@ def _refuse_bad(recipe:Recipe, bad:dict, clips:int):
 def _split(recipe:Recipe, manifest:pd.DataFrame, labels:tuple[str, ...]) -> pd.DataFrame:
     "The manifest with the recipe's test split and folds; each class must be among the training clips."
     splits = recipe.splits
-    manifest = split_test(manifest, splits.test, splits.test_share, seed_for(recipe.seed, "test split"))
-    gone = sorted(set(labels) - set(manifest.loc[manifest["split"] == "train", "label"]))
+    several = recipe.corpus.labels_per_clip
+    manifest = split_test(manifest, splits.test, splits.test_share, seed_for(recipe.seed, "test split"), several)
+    kept = each_label(manifest[manifest["split"] == "train"], several)
+    gone = sorted(set(labels) - set(kept["label"]))
     if gone:
         raise UserError(f"{recipe.corpus.root}: no clip to train on is left of {', '.join(gone)}, "
                         f"unreadable or left out; add recordings, or leave the class out")
-    return assign_folds(manifest, splits.kind, splits.folds, seed_for(recipe.seed, "folds"))
+    return assign_folds(manifest, splits.kind, splits.folds, seed_for(recipe.seed, "folds"), several)
 
 def _draw_data(run:Run, manifest:pd.DataFrame):
-    plots = run.folder/"plots"
+    plots, manifest = run.folder/"plots", each_label(manifest, run.labels_per_clip)
     counts = figures.plot_counts(manifest, run.labels, note=run.note)
     write_bytes(plots/"counts.png", figures.png(counts))
     durations = figures.plot_durations(manifest, run.labels, note=run.note)
     write_bytes(plots/"durations.png", figures.png(durations))
 
-# %% ../nbs/07_pipeline.ipynb #9d679f2e
+# %% ../nbs/07_pipeline.ipynb #6ec056c7
 def open_clips(
     run:Run,
 ) -> Resident: # in the manifest's order
@@ -277,35 +287,39 @@ def open_clips(
     return resident(bank, run.device)
 
 def front_end_of(
-    run:Run,
-) -> torch.nn.Module: # on the run's device, not yet standardised
+    recipe:Recipe,
+    device:torch.device|str="cpu",
+) -> torch.nn.Module: # not yet standardised
     "The recipe's front end."
-    return build_front_end(run.recipe.clip.rate, **run.recipe.front_end.model_dump()).to(run.device)
+    return build_front_end(recipe.clip.rate, **recipe.front_end.model_dump()).to(device)
 
-# %% ../nbs/07_pipeline.ipynb #07ab4a0c
+# %% ../nbs/07_pipeline.ipynb #be37fa0b
 def measure(
     run:Run,
-) -> pd.DataFrame: # one row a clip: path, mean (dB), square (dB²)
+) -> pd.DataFrame: # one row a clip: path, mean and square; mean_1, … where there is more than one of them
     "Stage 2: what each clip adds to the features' statistics, and pictures of the features."
     if not run.finished("2_features"):
         with stage(run, "2_features"):
-            clips, front_end = open_clips(run), front_end_of(run)
+            clips, front_end = open_clips(run), front_end_of(run.recipe, run.device)
             moments = _moments(run, front_end, clips)
-            table = pd.DataFrame(moments.numpy(), columns=["mean", "square"])
+            table = pd.DataFrame(moments.numpy(), columns=_moment_names(moments.shape[1] // 2))
             table.insert(0, "path", run.manifest["path"])
             write_text(run.folder/"features.csv", table.to_csv(index=False))
             standardise(front_end, moments[np.flatnonzero(run.manifest["split"] == "train")])
             _draw_features(run, clips, front_end)
     # as text first: pandas' own fast parser may be off by the last bit
     table = pd.read_csv(run.folder/"features.csv", dtype=str, keep_default_na=False)
-    return table.astype({"mean": float, "square": float})
+    return table.astype({name: float for name in table.columns[1:]})
 
-# %% ../nbs/07_pipeline.ipynb #f92d828d
+def _moment_names(groups:int) -> list[str]: # columns of features.csv
+    return [name if groups == 1 else f"{name}_{number}" for name in ("mean", "square") for number in range(1, groups + 1)]
+
+# %% ../nbs/07_pipeline.ipynb #5b56d569
 def moments_of(
     front_end:torch.nn.Module,
     clips:Resident,
     batch_size:int=64,
-) -> torch.Tensor: # (clips, 2) float64
+) -> torch.Tensor: # (clips, 2 × groups) float64
     "What each clip adds to the statistics of the features."
     with progress(len(clips), "features") as bar:
         parts = []
@@ -315,12 +329,12 @@ def moments_of(
             bar.update(len(batch))
     return torch.cat(parts)
 
-def _moments(run:Run, front_end:torch.nn.Module, clips:Resident) -> torch.Tensor: # (clips, 2)
+def _moments(run:Run, front_end:torch.nn.Module, clips:Resident) -> torch.Tensor: # (clips, 2 × groups)
     "What each clip adds to the statistics: measured now, or as an earlier run left it."
     kept = Path(run.recipe.banks).expanduser()/f"{_moments_key(run)}.moments.npy"
     with suppress(OSError, ValueError): # not there yet, or damaged
         known = np.load(kept)
-        if known.shape == (len(clips), 2): return torch.from_numpy(known)
+        if known.shape == (len(clips), 2 * max(1, front_end.groups)): return torch.from_numpy(known)
     moments = moments_of(front_end, clips)
     np.save(content := BytesIO(), moments.numpy())
     with suppress(UserError): write_bytes(kept, content.getvalue()) # a folder of banks may be read-only
@@ -332,46 +346,73 @@ def _moments_key(run:Run) -> str: # 24 hexadecimal digits
     text = "\n".join([f"{VERSION}", json.dumps(settings), *run.manifest["digest"]])
     return blake2b(text.encode(), digest_size=12).hexdigest()
 
-# %% ../nbs/07_pipeline.ipynb #f603c156
+# %% ../nbs/07_pipeline.ipynb #79c85f62
+def targets_of(run:Run) -> torch.Tensor: # (clips,) int64, or (clips, classes) float32 of 0 and 1
+    "The class number of each clip of the manifest; for several labels a clip, 1 for each of them."
+    return torch.from_numpy(_truth(run.manifest, run.labels, run.labels_per_clip))
+
+def _truth(part:pd.DataFrame, labels:list[str], labels_per_clip:str="one") -> np.ndarray:
+    "True class numbers (clips,), or 0 and 1 for each class (clips, classes)."
+    if labels_per_clip == "one": return pd.Index(labels).get_indexer(part["label"])
+    named = [set(label_names(text, labels_per_clip)) for text in part["label"]]
+    return np.array([[label in names for label in labels] for names in named], dtype=np.float32)
+
+# %% ../nbs/07_pipeline.ipynb #39ce7e5b
 def _draw_features(run:Run, clips:Resident, front_end:torch.nn.Module):
     "One clip of each class, and one clip augmented."
     manifest, seconds = run.manifest, run.recipe.clip.seconds
-    train = manifest[manifest["split"] == "train"]
+    train = each_label(manifest[manifest["split"] == "train"], run.labels_per_clip)
     first = {label: train.index[train["label"] == label][0] for label in run.labels}
-    examples = {label: front_end.decibels(clips.waveforms(torch.tensor([index])))[0, 0].cpu().numpy()
+    examples = {label: front_end.raw(clips.waveforms(torch.tensor([index])))[0, 0].cpu().numpy()
                 for label, index in first.items()}
+    drawn_as = {"bands_hz": front_end.frequencies, "unit": front_end.unit, "rows_are": "coefficient"}
     title = _titled("One clip of each class", run)
-    figure = figures.plot_grid_spectrograms(examples, seconds, title, _bands(run.recipe))
+    figure = figures.plot_grid_spectrograms(examples, seconds, title, **drawn_as)
     write_bytes(run.folder/"plots"/"spectrograms.png", figures.png(figure))
     variants = _augmented(run, clips, front_end, int(first[run.labels[0]]), count=8)
     title = _titled(f"One clip of {run.labels[0]}, augmented eight times", run)
-    figure = figures.plot_grid_spectrograms(variants, seconds, title, _bands(run.recipe))
+    figure = figures.plot_grid_spectrograms(variants, seconds, title, **drawn_as)
     write_bytes(run.folder/"plots"/"augmentation.png", figures.png(figure))
 
-# %% ../nbs/07_pipeline.ipynb #bc131c67
-def _bands(recipe:Recipe) -> np.ndarray: # (bands,) Hz
-    front = recipe.front_end
-    return band_frequencies(front.n_mels, front.f_min, front.f_max or recipe.clip.rate / 2).numpy()
-
-# %% ../nbs/07_pipeline.ipynb #e77a3ebd
+# %% ../nbs/07_pipeline.ipynb #e6e59d16
 def _augmented(run:Run, clips:Resident, front_end:torch.nn.Module, index:int, count:int) -> dict[str, np.ndarray]:
-    "Variants of one clip in dB, masked with the mean as in training."
+    "Variants of one clip in the features' own unit, masked with the mean as in training; those normalised clip by clip stay so."
     draws = Draws(seeded_generator(clips.device, seed_for(run.recipe.seed, "picture")), clips.device)
-    change_waveforms, change_features = augmentations(run.recipe)
-    waveforms = change_waveforms(clips.waveforms(torch.full((count,), index)), draws)
-    features = change_features(front_end(waveforms), draws) * front_end.deviation + front_end.mean
+    change_waveforms, change_features = (step.to(clips.device) for step in augmentations(run.recipe, run.labels))
+    classes = targets_of(run)[index].expand(count).to(clips.device) if run.labels_per_clip == "one" else None
+    waveforms = change_waveforms(clips.waveforms(torch.full((count,), index)), draws, classes)
+    features = change_features(front_end(waveforms), draws, classes) * front_end.deviation + front_end.mean
     return {f"variant {number}": picture for number, picture in enumerate(features[:, 0].cpu().numpy(), start=1)}
 
-# %% ../nbs/07_pipeline.ipynb #52dc4ea3
+# %% ../nbs/07_pipeline.ipynb #0c5141af
 def _titled(text:str, run:Run) -> str: return f"{text} ({run.note})" if run.note else text
 
 def augmentations(
     recipe:Recipe,
+    labels:list[str],
 ) -> tuple[WaveformAugmentation, FeatureAugmentation]:
-    "The recipe's augmentations of waveforms and of features."
-    part = recipe.augment
-    change_waveforms = WaveformAugmentation(part.roll, tuple(part.gain))
-    return change_waveforms, FeatureAugmentation(part.noise, part.frequency_mask, part.time_mask)
+    "The recipe's augmentations of waveforms and of features; raises `UserError` for a policy of no class."
+    part, policies = recipe.augment, _policies(recipe, labels)
+    background = part.background and load_background(
+        Path(part.background.folder).expanduser(), recipe.clip.rate, recipe.clip.seconds)
+    mixing = {"snr": tuple(part.background.snr), "share": part.background.share} if part.background else {}
+    change_waveforms = WaveformAugmentation(part.roll, tuple(part.gain), part.pitch, tuple(part.speed), background,
+                                            per_class=policies["waveforms"], **mixing)
+    change_features = FeatureAugmentation(part.noise, part.frequency_mask, part.time_mask,
+                                          per_class=policies["features"])
+    return change_waveforms, change_features
+
+def _policies(recipe:Recipe, labels:list[str]) -> dict[str, dict[int, dict]]: # class number → strengths
+    "The classes' own strengths, for waveforms and for features."
+    unknown = sorted(set(recipe.augment.per_class) - set(labels))
+    if unknown:
+        raise UserError(f"augment.per_class.{unknown[0]}: no such class; there are: {', '.join(labels)}")
+    policies = {labels.index(label): policy.model_dump(exclude_none=True)
+                for label, policy in recipe.augment.per_class.items()}
+    of_features = ("noise", "frequency_mask", "time_mask")
+    choose = lambda wanted: {number: kept for number, policy in policies.items()
+                             if (kept := {key: value for key, value in policy.items() if (key in of_features) == wanted})}
+    return {"waveforms": choose(False), "features": choose(True)}
 
 # %% ../nbs/07_pipeline.ipynb #9fa7db80
 def train(
@@ -387,7 +428,7 @@ def train(
             write_bytes(run.folder/"plots"/"training_curves.png", figures.png(figure))
     return histories
 
-# %% ../nbs/07_pipeline.ipynb #26abb49c
+# %% ../nbs/07_pipeline.ipynb #54305948
 def _fits(run:Run, lap) -> dict[str, list[dict]]:
     "Train every part that is not trained yet; the first process keeps the files."
     clips, manifest, moments = open_clips(run), run.manifest, _saved_moments(run)
@@ -403,14 +444,10 @@ def _fits(run:Run, lap) -> dict[str, list[dict]]:
             for left in (model_file(run, part).with_suffix(".state"), _apart(run, part)): left.unlink(missing_ok=True)
     return histories
 
-def targets_of(run:Run) -> torch.Tensor: # (clips,) int64
-    "The class number of each clip of the manifest."
-    return torch.from_numpy(pd.Index(run.labels).get_indexer(run.manifest["label"]))
+def _saved_moments(run:Run) -> torch.Tensor: # (clips, 2 × groups) float64
+    return torch.from_numpy(measure(run).drop(columns="path").to_numpy(copy=True))
 
-def _saved_moments(run:Run) -> torch.Tensor: # (clips, 2) float64
-    return torch.from_numpy(measure(run)[["mean", "square"]].to_numpy(copy=True))
-
-# %% ../nbs/07_pipeline.ipynb #459d6d57
+# %% ../nbs/07_pipeline.ipynb #4f0bd4b2
 def model_file(
     run:Run,
     part:FoldPart,
@@ -423,36 +460,39 @@ def _fit(
 ) -> list[dict]:
     "Train one part, save its classifier, and return its history."
     state = model_file(run, part).with_suffix(".state")
-    rates = median_rates([histories[name] for name in histories]) if not part.number else ()
+    settings, rates = _settings(run.recipe, part, histories)
     with _curves(run, part) if ranks().first else nullcontext() as write_curves:
         def on_epoch(record:dict):
             write_curves(record)
             values = [f"{key} {value:.5g}" for key, value in record.items() if value is not None]
             log(run, f"{part.name}: " + ", ".join(values))
             lap()
-        build = partial(model_of, run.recipe, len(run.labels), run.device)
-        model, history = fit_part(part, clips, targets, moments, build, optimisation_of(run.recipe),
-                                  run.recipe.seed, state, rates, on_epoch)
+        build = partial(model_of, run.recipe, len(run.labels), run.device, run.labels)
+        model, history = fit_part(part, clips, targets, moments, build, settings,
+                                  run.recipe.seed, state, rates, on_epoch, _teacher(run, part))
     if ranks().first: save_classifier(_classifier(run, part, model), model_file(run, part))
     return history
 
-# %% ../nbs/07_pipeline.ipynb #55b3a214
+# %% ../nbs/07_pipeline.ipynb #b3971e7f
 def model_of(
     recipe:Recipe,
     classes:int,
     device:torch.device|str="cpu",
+    labels:list[str]=(), # the classes' names, where augmentation has policies for them
 ) -> Model:
     "A fresh model of a recipe, on the own kernels where they can be used."
     device = torch.device(device)
-    front_end = build_front_end(recipe.clip.rate, **recipe.front_end.model_dump()).to(device)
-    network = build_network(classes, **recipe.network.model_dump()).to(device)
+    front_end = front_end_of(recipe, device)
+    shape = front_end.shape(recipe.clip.samples)
+    network = build_network(classes, shape, **recipe.network.model_dump()).to(device)
     dtype = precision(recipe.train.precision, device)
     if dtype == torch.float32 and device.type == "cpu" and ranks().count == 1: accelerate(network)
-    return Model(front_end, network, *augmentations(recipe), dtype)
+    changes = (step.to(device) for step in augmentations(recipe, labels))
+    return Model(front_end, network, *changes, dtype, recipe.augment.mixup, recipe.augment.cutmix)
 
 def _say_how(run:Run):
     "Enter what computes the training, and why, in environment.json and the log."
-    model = model_of(run.recipe, len(run.labels), run.device)
+    model = model_of(run.recipe, len(run.labels), run.device, run.labels)
     how = ("PyTorch's operators: several processes share each batch" if ranks().count > 1
            else kernels_status(model.network, run.device, model.dtype))
     write_json(run.folder/"environment.json", read_json(run.folder/"environment.json") | {"training": how})
@@ -461,14 +501,45 @@ def _say_how(run:Run):
 def optimisation_of(recipe:Recipe) -> Optimisation:
     "How a recipe trains."
     part = recipe.train
-    return Optimisation(part.epochs, part.batch_size, part.lr, part.weight_decay, part.clip_norm,
-                        part.class_weights == "balanced", part.schedule.patience, part.schedule.factor)
+    given = part.model_dump(exclude={"precision", "class_weights", "distil"})
+    soft = part.distil and part.distil.model_dump(exclude={"teacher"})
+    return Optimisation(**given, balanced=part.class_weights == "balanced", distil=soft)
+
+def _settings(recipe:Recipe, part:FoldPart, histories:dict) -> tuple[Optimisation, list[float]]:
+    "How a part is trained; the final fit takes its learning rates, and after early stopping its length, from the folds."
+    settings = optimisation_of(recipe)
+    return (settings, []) if part.number else final_plan(settings, list(histories.values()))
+
+def _teacher(run:Run, part:FoldPart):
+    "The teacher's classifier of the same fold as a function from waveforms to logits, or None."
+    distil = run.recipe.train.distil
+    if not distil: return None
+    folder = Path(distil.teacher).expanduser()
+    if not (folder/"recipe.yaml").exists(): raise UserError(f"train.distil.teacher: {folder} holds no run; correct it")
+    teacher = Run(read_recipe(folder/"recipe.yaml"), folder)
+    if not teacher.finished("3_training"):
+        raise UserError(f"train.distil.teacher: {folder} is not trained yet; run its recipe first")
+    _refuse_unlike(teacher, run)
+    classifier = for_inference(load_classifier(model_file(teacher, part), run.device), torch.float32)
+    return torch.no_grad()(classifier)
+
+def _refuse_unlike(teacher:Run, run:Run):
+    "Refuse a teacher who was trained on clips that its student is judged on, or hears or names something else."
+    columns = ["path", "digest", "split", "fold"]
+    same = {"classes": teacher.labels == run.labels, "clip": teacher.recipe.clip == run.recipe.clip,
+            "clips, test split and folds": teacher.manifest[columns].equals(run.manifest[columns])}
+    for what, is_same in same.items():
+        if not is_same:
+            raise UserError(f"train.distil.teacher: {teacher.folder} has other {what} than this run; "
+                            f"train it with the same corpus, clip, splits and seed")
 
 def _classifier(run:Run, part:FoldPart, model:Model) -> Classifier:
     "A trained model as a classifier that says where it comes from."
     versions = read_json(run.folder/"environment.json")["packages"]
     trained_on = {"fit": part.name, "clips": len(part.train), "synthetic": bool(run.note)}
-    configuration = describe(run.labels, run.recipe.model_dump(), trained_on=trained_on, versions=versions)
+    section = getattr(model.network, "architecture", run.recipe.network.model_dump())
+    recipe = run.recipe.model_dump() | {"network": section}
+    configuration = describe(run.labels, recipe, trained_on=trained_on, versions=versions)
     return Classifier(model.front_end, model.network, configuration)
 
 # %% ../nbs/07_pipeline.ipynb #f31a4588
@@ -574,7 +645,7 @@ def _failure(error) -> Exception:
     if text.startswith("UserError: "): return UserError(text.removeprefix("UserError: "))
     return RuntimeError(f"training process {rank}: {text}")
 
-# %% ../nbs/07_pipeline.ipynb #7ac0dafd
+# %% ../nbs/07_pipeline.ipynb #25e4f1ae
 def evaluate(
     run:Run,
 ) -> dict: # the metrics
@@ -584,14 +655,15 @@ def evaluate(
             predictions = _predictions(run)
             write_text(run.folder/"predictions.csv", predictions.to_csv(index=False, float_format="%.8f"))
             lap()
-            metrics = judged(predictions, run.labels, run.manifest.set_index("path")["group"])
+            groups = run.manifest.set_index("path")["group"]
+            metrics = judged(predictions, run.labels, groups, run.labels_per_clip)
             metrics |= {"study": _study(run)} | _speeds(run, len(predictions))
             write_json(run.folder/"metrics.json", metrics)
             drawn = _draw_judgement(run, metrics)
             write_text(run.folder/"report.html", _report(run, metrics, drawn, predictions))
     return read_json(run.folder/"metrics.json")
 
-# %% ../nbs/07_pipeline.ipynb #53440339
+# %% ../nbs/07_pipeline.ipynb #f45b53f3
 def _predictions(run:Run) -> pd.DataFrame:
     "One row a judged clip: path, split, fold, true label, predicted label, the probability of each class."
     manifest, clips, rows = run.manifest, open_clips(run), []
@@ -605,7 +677,7 @@ def _predictions(run:Run) -> pd.DataFrame:
             rows.append(_judged_by(classifier, clips, indices, bar))
     table = manifest.iloc[order][["path", "split", "fold", "label"]].reset_index(drop=True)
     probabilities = pd.DataFrame(np.concatenate(rows), columns=run.labels)
-    table.insert(4, "predicted", probabilities.idxmax(axis=1))
+    table.insert(4, "predicted", _predicted(probabilities, run.labels_per_clip))
     return pd.concat([table, probabilities], axis=1)
 
 def _judged_by(
@@ -617,66 +689,79 @@ def _judged_by(
         bar.update(len(batch))
     return np.concatenate(parts)
 
-# %% ../nbs/07_pipeline.ipynb #992f9eec
+# %% ../nbs/07_pipeline.ipynb #4c03b813
 def judged(
     predictions:pd.DataFrame, # with split, fold, label and a column of probabilities for each label
     labels:list[str],
     groups:pd.Series, # the recording of each path
+    labels_per_clip:str="one", # or 'several'
 ) -> dict: # 'cv' and 'test' of metrics.json; test is None without a test split
     "All scores of a run, from its predictions."
     validated, tested = predictions[predictions["fold"] > 0], predictions[predictions["split"] == "test"]
-    folds = [judge(*_truth(part, labels), labels) for _, part in validated.groupby("fold")]
-    pooled = _with_intervals(validated, labels, groups)
-    cv = summarise_folds(folds) | {key: pooled[key] for key in ("n", "ci95", "per_class", "confusion")}
-    return {"cv": cv, "test": _with_intervals(tested, labels, groups) if len(tested) else None}
+    folds = [_judged(part, labels, labels_per_clip) for _, part in validated.groupby("fold")]
+    pooled = _with_intervals(validated, labels, groups, labels_per_clip)
+    kept = ("n", "ci95", "per_class", "confusion", "macro_auc", "macro_average_precision")
+    cv = summarise_folds(folds) | {key: pooled[key] for key in kept}
+    return {"cv": cv, "test": _with_intervals(tested, labels, groups, labels_per_clip) if len(tested) else None}
 
-def _truth(part:pd.DataFrame, labels:list[str]) -> tuple[np.ndarray, np.ndarray]:
-    "True class numbers (clips,) and probabilities (clips, classes)."
-    return part["label"].map(labels.index).to_numpy(), part[labels].to_numpy()
+def _predicted(probabilities:pd.DataFrame, labels_per_clip:str) -> pd.Series:
+    "The most probable label of each clip, or all that are more probable than not."
+    if labels_per_clip == "one": return probabilities.idxmax(axis=1)
+    return probabilities.apply(lambda row: SEPARATOR.join(row.index[row >= 0.5]), axis=1)
 
-def _with_intervals(part:pd.DataFrame, labels:list[str], groups:pd.Series) -> dict:
-    truth, probabilities = _truth(part, labels)
-    intervals = bootstrap_intervals(truth, probabilities, part["path"].map(groups).to_numpy(), len(labels))
-    return judge(truth, probabilities, labels) | {"ci95": intervals}
+def _judged(part:pd.DataFrame, labels:list[str], labels_per_clip:str) -> dict:
+    of_kind = judge if labels_per_clip == "one" else judge_several
+    return of_kind(_truth(part, labels, labels_per_clip), part[labels].to_numpy(), labels)
 
-# %% ../nbs/07_pipeline.ipynb #f963501e
+def _with_intervals(part:pd.DataFrame, labels:list[str], groups:pd.Series, labels_per_clip:str) -> dict:
+    truth, probabilities = _truth(part, labels, labels_per_clip), part[labels].to_numpy()
+    recordings = part["path"].map(groups).to_numpy()
+    intervals = (bootstrap_intervals(truth, probabilities, recordings, len(labels)) if labels_per_clip == "one"
+                 else bootstrap_intervals_several(truth, probabilities, recordings, len(labels)))
+    return _judged(part, labels, labels_per_clip) | {"ci95": intervals}
+
+# %% ../nbs/07_pipeline.ipynb #f1cccb4a
 def _study(run:Run) -> dict:
     "What a reader of the scores must know: data, protocol, machine."
     recipe, manifest, about = run.recipe, run.manifest, read_json(run.folder/"environment.json")
     by_split = manifest.groupby("split")
-    parameters = sum(p.numel() for p in build_network(len(run.labels), **recipe.network.model_dump()).parameters())
+    final = load_classifier(model_file(run, fold_parts(manifest)[-1]))
     dtype = precision(recipe.train.precision, run.device)
     return {"recipe": recipe.name, "corpus": run.audit["layout"], "synthetic": run.audit["synthetic"],
             "classes": len(run.labels), "clips": {name: len(rows) for name, rows in by_split},
             "groups": by_split["group"].nunique().to_dict(),
             "folds": recipe.splits.folds, "fold_kind": recipe.splits.kind, "test": recipe.splits.test,
             "epochs": recipe.train.epochs, "batch_size": recipe.train.batch_size,
-            "parameters": parameters, "precision": str(dtype).removeprefix("torch."),
+            "network": recipe.network.kind, "parameters": count_parameters(final.network),
+            "labels_per_clip": run.labels_per_clip, "best_by": recipe.train.best_by, "precision": str(dtype).removeprefix("torch."),
             "device_name": about["device_name"], "cores": about["cores"],
             "torch": about["packages"]["torch"], "seed": recipe.seed}
 
-# %% ../nbs/07_pipeline.ipynb #cf6e6393
+# %% ../nbs/07_pipeline.ipynb #1e75b245
 def _speeds(run:Run, predicted:int) -> dict:
     "Seconds of each stage, and clips per second of training (with its validation) and of judging."
     seconds = {name: record["seconds"] for name, record in run.stages.items()}
     parts = fold_parts(run.manifest)
     size = run.recipe.train.batch_size
-    an_epoch = sum(trained_clips(len(part.train), size) + len(part.valid) for part in parts)
-    trained = run.recipe.train.epochs * an_epoch
+    an_epoch = [trained_clips(len(part.train), size) + len(part.valid) for part in parts]
+    # after early stopping the fits have different lengths
+    epochs = [len(history) for history in read_json(run.folder/"training.json").values()]
     return {"seconds": seconds | {"total": round(sum(seconds.values()), 3)},
-            "clips_per_second": {"training": round(trained / seconds["3_training"], 2),
+            "clips_per_second": {"training": round(np.dot(epochs, an_epoch) / seconds["3_training"], 2),
                                  "evaluation": round(predicted / seconds["4_evaluation"], 2)}}
 
-# %% ../nbs/07_pipeline.ipynb #15d4e580
+# %% ../nbs/07_pipeline.ipynb #9a67a496
 def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → caption
     "The figures of the judgement, as files."
     result, name = (metrics["test"], "test split") if metrics["test"] else (metrics["cv"], "validation clips")
     drawn = {"cv_results.png": figures.plot_cv(metrics["cv"], note=run.note),
-             "confusion_matrix.png": figures.plot_confusion(result["confusion"], run.labels, note=run.note),
              "per_class.png": figures.plot_per_class(result["per_class"], note=run.note)}
+    captions = {"cv_results.png": "Each fold judged on recordings that it was not trained on."}
+    if result["confusion"]: # not with several labels a clip
+        drawn["confusion_matrix.png"] = figures.plot_confusion(result["confusion"], run.labels, note=run.note)
+        captions["confusion_matrix.png"] = f"Which class is taken for which, on the {name}."
     for file, figure in drawn.items(): write_bytes(run.folder/"plots"/file, figures.png(figure))
-    return {"cv_results.png": "Each fold judged on recordings that it was not trained on.",
-            "confusion_matrix.png": f"Which class is taken for which, on the {name}.",
+    return captions | {
             "per_class.png": f"Precision, recall and F1 of each class, on the {name}.",
             "training_curves.png": "Loss, validation macro-F1 and learning rate of each fit.",
             "counts.png": "How many clips there are.", "durations.png": "How long they are.",

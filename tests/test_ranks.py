@@ -99,3 +99,33 @@ def test_a_users_mistake_in_one_process_stays_one_sentence(changes, alone, monke
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(UserError, match="^2 clips in a batch are too few for 3 processes"): pipeline.execute(run, "3_training")
     assert "Traceback" not in capfd.readouterr().err
+
+
+FIT = """
+import json, sys
+from pathlib import Path
+import torch
+from tiny import train
+from nonspeech7k.training.devices import joined
+torch.set_num_threads(1)
+cpu, ways = torch.device("cpu"), [
+    dict(optimiser="sgd", lr=0.05, ema=0.9, schedule={"kind": "cosine", "warm_up": 1.0, "floor": 0.0}),
+    dict(optimiser="adam", loss={"kind": "focal", "gamma": 2.0, "level": "clip"}, best_by="loss", stop_after=2)]
+with joined(cpu) as together:
+    histories = [train(cpu, Path(sys.argv[1]) / f"{number}.state", rates=(), **way)[2] for number, way in enumerate(ways)]
+    if together.first: print(json.dumps(histories))
+"""
+
+
+def test_other_losses_averages_and_schedules_are_shared_too(tmp_path):
+    "Every optimiser, loss and schedule gives several processes what it gives one."
+    environment, results = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[1] / "tests_xla")}, []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        launcher = [*TOGETHER[:-2], str(count), TOGETHER[-1]]
+        done = subprocess.run([*launcher, sys.executable, "-c", FIT, str(folder)], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        results.append([[[record["train_loss"], record["valid_loss"]] for record in history]
+                        for history in json.loads(done.stdout.splitlines()[-1])])
+    for one, other in zip(*results): np.testing.assert_allclose(one, other, rtol=1e-3)

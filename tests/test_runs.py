@@ -247,7 +247,7 @@ def test_metrics_have_their_shape(whole):
     low, high = test["ci95"]["macro_f1"]
     assert 0 <= low <= high <= 1
     assert list(test["per_class"]) == labels and sum(row["support"] for row in test["per_class"].values()) == test["n"]
-    assert all({"precision", "recall", "f1", "support"} == set(row) for row in test["per_class"].values())
+    assert all({"precision", "recall", "f1", "support", "auc", "average_precision"} == set(row) for row in test["per_class"].values())
     assert set(STAGES) <= set(metrics["seconds"]) and metrics["clips_per_second"]["training"] > 0
 
 

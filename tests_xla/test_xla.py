@@ -71,6 +71,32 @@ def test_a_stopped_fit_goes_on_to_the_same_end(trained, device, tmp_path):
     assert all(torch.equal(best[name], weights) for name, weights in trained["best"].items())
 
 
+OTHER_WAYS = {
+    "sgd, cosine, averaged weights, mixup": dict(
+        optimiser="sgd", lr=0.01, ema=0.9, schedule={"kind": "cosine", "warm_up": 1.0, "floor": 0.0}, mixup=0.4),
+    "adam, one cycle, binary, smoothed": dict(
+        optimiser="adam", schedule={"kind": "one_cycle", "rise": 0.3, "start": 0.04},
+        loss={"kind": "binary", "smoothing": 0.1, "level": "clip"}, weight_decay=0.01),
+    "adamw, in steps, focal": dict(
+        schedule={"kind": "step", "every": 1, "factor": 0.5}, loss={"kind": "focal", "gamma": 2.0, "level": "clip"})}
+
+
+@pytest.mark.parametrize("way", OTHER_WAYS)
+def test_other_ways_to_train(device, tmp_path, way):
+    "The CPU's losses, nothing on the host, nothing compiled after the first epochs, and a stop changes nothing."
+    settings, counts = {"rates": (), **OTHER_WAYS[way]}, []
+    metrics.clear_all()
+    _, best, history = tiny.train(device, tmp_path / "here", on_epoch=lambda record: counts.append(compilations()), **settings)
+    assert on_the_host() == []
+    averaged = "ema" in settings  # the step after a validation of the average is a program of its own
+    assert counts[1] == counts[2] <= counts[0] + averaged
+    _, _, on_cpu = tiny.train(torch.device("cpu"), tmp_path / "cpu", **settings)
+    np.testing.assert_allclose(losses(history), losses(on_cpu), rtol=1e-3)
+    with pytest.raises(KeyboardInterrupt): tiny.train(device, tmp_path / "stopped", kill_after=2, **settings)
+    _, resumed, again = tiny.train(device, tmp_path / "stopped", **settings)
+    assert again == history and all(torch.equal(resumed[name], weights) for name, weights in best.items())
+
+
 def test_a_cpu_reads_the_weights(trained, device):
     "A network trained on XLA gives the same logits on the CPU."
     bank, _ = tiny.clips(device)

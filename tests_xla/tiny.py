@@ -1,6 +1,7 @@
 """The reference system in miniature, on tones: what the tests in this folder train, in their own process and, run as a program, in others."""
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,12 +35,17 @@ def model(device: torch.device, bank: Resident, seed: int = 1) -> Model:
     return made
 
 
-def train(device: torch.device, state: Path, epochs: int = len(RATES), seed: int = 1, on_epoch=lambda record: None):
+def train(device: torch.device, state: Path, seed: int = 1, on_epoch=lambda record: None, rates=RATES,
+          mixup: float = 0.0, kill_after: int | None = None, **settings):
     "Train with all augmentation and dropout; the model, the best epoch's weights and the history."
     bank, targets = clips(device)
-    made = model(device, bank, seed)
-    best, history = fit(made, bank, targets, torch.arange(TRAIN), torch.arange(TRAIN, CLIPS),
-                        Optimisation(epochs=epochs, batch_size=BATCH), seed, state, RATES, on_epoch=on_epoch)
+    made = replace(model(device, bank, seed), mixup=mixup)
+    settings = Optimisation(**{"epochs": len(RATES), "batch_size": BATCH} | settings)
+    def told(record):
+        on_epoch(record)
+        if record["epoch"] == kill_after: raise KeyboardInterrupt
+    best, history = fit(made, bank, targets, torch.arange(TRAIN), torch.arange(TRAIN, CLIPS), settings, seed, state, rates,
+                        on_epoch=told)
     return made, best, history
 
 

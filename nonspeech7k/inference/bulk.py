@@ -208,7 +208,7 @@ def _alone(folder:Path) -> Iterator:
             raise UserError(f"{folder}: another process works on this job; wait for it") from error
         yield
 
-# %% ../../nbs/06b_inference.bulk.ipynb #f8a7c2ac
+# %% ../../nbs/06b_inference.bulk.ipynb #dc3e6618
 def _tags_schema(labels:tuple[str, ...]) -> pa.Schema:
     "The columns of the answers."
     shares = [(label, pa.float32()) for label in labels]
@@ -217,8 +217,9 @@ def _tags_schema(labels:tuple[str, ...]) -> pa.Schema:
 
 def _tags_columns(names:list[str], answers:list[dict], labels:tuple[str, ...]) -> dict[str, list]:
     "The answers as columns."
-    columns = {key: [answer[key] for answer in answers] for key in ("label", "seconds", "judged_seconds")}
-    return {"path": names} | columns | {
+    columns = {key: [answer[key] for answer in answers] for key in ("seconds", "judged_seconds")}
+    spelled = [answer["label"] if "label" in answer else ";".join(answer["labels"]) for answer in answers]
+    return {"path": names, "label": spelled} | columns | {
         label: [answer["probabilities"][label] for answer in answers] for label in labels}
 
 # %% ../../nbs/06b_inference.bulk.ipynb #20b5979d

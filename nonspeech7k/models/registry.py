@@ -5,15 +5,13 @@
 # %% auto #0
 __all__ = ['NETWORKS', 'build_network', 'count_parameters', 'multiply_adds', 'layer_table']
 
-# %% ../../nbs/03j_models.registry.ipynb #e09d791c
+# %% ../../nbs/03j_models.registry.ipynb #4af9f8d0
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import pandas as pd
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..files import UserError
 from .images import ImageCnn
@@ -70,12 +68,13 @@ def _try_shapes(network:nn.Module, shape:tuple[int, int, int]) -> None:
     with _in_evaluation(network), torch.no_grad():
         functional_call(network, state, (torch.empty(1, *shape, device="meta"),))
 
-# %% ../../nbs/03j_models.registry.ipynb #164b8991
+# %% ../../nbs/03j_models.registry.ipynb #edb8915a
 def multiply_adds(
     network:nn.Module,
     shape:tuple[int, int, int], # of the features: channels, bands, frames
 ) -> int:
     "The multiply-adds of one clip in evaluation: PyTorch's count of floating-point operations, halved."
+    from torch.utils.flop_counter import FlopCounterMode # slow to import, needed only here
     with FlopCounterMode(display=False) as counter: _try_shapes(network, shape)
     return counter.get_total_flops() // 2
 
@@ -93,13 +92,14 @@ def _shape_of(output) -> str: # '64 × 32 × 62', without the batch
     while not isinstance(output, torch.Tensor): output = output[0]
     return " × ".join(map(str, output.shape[1:]))
 
-# %% ../../nbs/03j_models.registry.ipynb #20189fcb
+# %% ../../nbs/03j_models.registry.ipynb #4c2bbeaf
 def layer_table(
     network:nn.Module,
     shape:tuple[int, int, int], # of the features: channels, bands, frames
     depth:int|None=None, # parts of a name that are kept; None: all
-) -> pd.DataFrame: # layer, kind, output shape, parameters
+) -> "pandas.DataFrame": # layer, kind, output shape, parameters
     "One row for each layer that a clip passes, or for each group of layers; shapes without the batch."
+    import pandas as pd # slow to import, needed only here
     layers, shapes = {name: (layer, count) for name, layer, count in _layers(network)}, {}
     hooks = [layer.register_forward_hook(lambda _, inputs, output, name=name: shapes.update({name: _shape_of(output)}))
              for name, (layer, _) in layers.items()]
@@ -112,7 +112,7 @@ def layer_table(
         columns=["layer", "kind", "output shape", "parameters"])
     return table if depth is None else _grouped(table, network, depth)
 
-def _grouped(table:pd.DataFrame, network:nn.Module, depth:int) -> pd.DataFrame:
+def _grouped(table:"pandas.DataFrame", network:nn.Module, depth:int) -> "pandas.DataFrame":
     "Rows whose names begin alike as one."
     names = table["layer"].str.split(".").str[:depth].str.join(".")
     groups = table.groupby(names, sort=False)
