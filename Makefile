@@ -7,10 +7,10 @@ XLA := .venv-xla/bin
 XLA_INSTALLED := .venv-xla/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-xla venv export readme bench clean
+.PHONY: help run test test-xla venv export readme bench baselines clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 run: $(INSTALLED) ## install, make the demo corpus and take it through the whole pipeline
 	@echo "== The demo corpus, in data/demo"
@@ -31,6 +31,10 @@ test-xla: $(XLA_INSTALLED) ## install torch_xla into .venv-xla and test training
 bench: $(INSTALLED) ## measure this machine's speeds against a plain loop into benchmarks/results, about half an hour
 	@$(BIN)/python -m benchmarks.cpu
 	@$(BIN)/python -m benchmarks.trace
+
+baselines: $(INSTALLED) ## train every network on the same folds of real recordings into benchmarks/results, some hours
+	@$(BIN)/python -m benchmarks.baselines
+	@$(BIN)/python -m benchmarks.baselines --speed
 
 venv: $(INSTALLED) ## install into .venv; done by `run` and `test` where needed
 
