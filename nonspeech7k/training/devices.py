@@ -206,7 +206,7 @@ class _Normalise(torch.autograd.Function):
         first, second = (ranks().sum(sums) / count)[:, :, None, None]
         return (gradient - first - normal * second) * scale[:, None, None], None
 
-# %% ../../nbs/04b_training.devices.ipynb #93f1a014
+# %% ../../nbs/04b_training.devices.ipynb #c9b02511
 class SharedBatchNorm(nn.BatchNorm2d):
     "Batch normalisation over the rows of all processes; alone, the ordinary one."
     def forward(self, picture:torch.Tensor) -> torch.Tensor: # (batch, channels, height, width)
@@ -219,13 +219,22 @@ class SharedBatchNorm(nn.BatchNorm2d):
         return (normal * self.weight[:, None, None] + self.bias[:, None, None]).to(picture.dtype)
 
 def share_batch_norms(network:nn.Module) -> nn.Module: # the same network
-    "Let every batch normalisation of a network see the rows of all processes; weights and their names stay."
+    """Let every batch normalisation of a network see the rows of all processes; weights and their names stay;
+    raises `UserError` where several processes would each normalise by their own rows."""
     for name, layer in network.named_children():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and type(layer) not in (nn.BatchNorm2d, SharedBatchNorm):
+            _refuse_apart(layer)
         if type(layer) is not nn.BatchNorm2d: share_batch_norms(layer); continue
         shared = SharedBatchNorm(layer.num_features, layer.eps, layer.momentum)
         shared.load_state_dict(layer.state_dict())
         setattr(network, name, shared.to(layer.weight.device).train(layer.training))
     return network
+
+def _refuse_apart(layer:nn.Module):
+    "Refuse a layer that several processes cannot share."
+    if ranks().count > 1:
+        raise UserError(f"processes: {ranks().count}: the network's {type(layer).__name__} cannot be shared between "
+                        f"processes; set processes: 1")
 
 # %% ../../nbs/04b_training.devices.ipynb #464cca1e
 PACKAGES = ("nonspeech7k", "torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "soxr")
