@@ -74,20 +74,26 @@ def demo(
     from nonspeech7k.data.synthesis import write_demo
     typer.echo(write_demo(folder, seed=seed, train=train, test=test))
 
-# %% ../nbs/08_cli.ipynb #530aa71b
+# %% ../nbs/08_cli.ipynb #8a1b6585
 @app.command()
 def audit(
     root:Annotated[str, typer.Argument(help="The corpus's folder, or a recipe's YAML file.")],
     layout:Annotated[str, typer.Option(help="auto, nonspeech7k, esc50, folders or csv.")]="auto",
     out:Annotated[Optional[Path], typer.Option(help="Also write the audit as JSON.")]=None,
+    page:Annotated[Optional[Path], typer.Option(help="Also write it as a page with figures.")]=None,
     strict:Annotated[bool, typer.Option("--strict", help="End with exit code 2 where there is any finding.")]=False,
 ):
     "Say what is in a corpus and what is wrong with it."
-    from nonspeech7k.data.audit import audit as examine
-    from nonspeech7k.data.audit import audit_text
-    found = examine(_corpus(root, layout))
+    from nonspeech7k.data.audit import audit as summarise
+    from nonspeech7k.data.audit import audit_text, examine
+    corpus = _corpus(root, layout)
+    clips = examine(corpus)
+    found = summarise(corpus, clips=clips)
     typer.echo(audit_text(found))
     if out: write_json(out, found)
+    if page:
+        from nonspeech7k.evaluation.auditpage import audit_page
+        write_text(page, audit_page(corpus.root.resolve().name, found, clips))
     findings = sum(len(found[key]) for key in ("problems", "unreadable", "warnings"))
     if strict and findings: raise UserError(f"{root}: {findings} findings, listed above")
 

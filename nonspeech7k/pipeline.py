@@ -9,7 +9,7 @@ __all__ = ['STAGES', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_run', 'enter_ru
            'train_as_rank', 'evaluate', 'judged', 'unknown_parameters', 'refuse_unknown_parameters', 'StageError',
            'notebook_of', 'execute', 'run_all']
 
-# %% ../nbs/07_pipeline.ipynb #3ad6a356
+# %% ../nbs/07_pipeline.ipynb #366f6bfc
 import ast
 import json
 import logging
@@ -36,7 +36,7 @@ from .data.clips import VERSION, Bank, open_bank
 from nonspeech7k.data.corpora import (
     SEPARATOR, Corpus, check_corpus, each_label, label_names, paths, read_corpus,
 )
-from .data.splits import assign_folds, join_copies, split_test
+from .data.splits import assign_folds, join_copies, leak_note, refuse_leaks, split_test
 from .evaluation import figures
 from .evaluation.metrics import judge, judge_several, summarise_folds
 from .evaluation.report import alternative_texts, render_report
@@ -62,7 +62,7 @@ from nonspeech7k.training.devices import (
 )
 from .training.fit import Model, Optimisation, trained_clips
 
-# %% ../nbs/07_pipeline.ipynb #5fd9159c
+# %% ../nbs/07_pipeline.ipynb #6fdbb2d7
 STAGES = ("1_eda", "2_features", "3_training", "4_evaluation")
 
 @dataclass(frozen=True)
@@ -100,8 +100,9 @@ class Run:
 
     @property
     def note(self) -> str:
-        "What every figure says about its data: 'synthetic', or nothing."
-        return "synthetic" if self.audit["synthetic"] else ""
+        "What every figure says about its data: 'synthetic', 'leaking splits', both, or nothing."
+        audit = self.audit
+        return ", ".join(["synthetic"] * audit["synthetic"] + ["leaking splits"] * bool(audit["leaks"]))
 
 # %% ../nbs/07_pipeline.ipynb #ba1f57b5
 def log(
@@ -225,7 +226,7 @@ def open_recipe_bank(
     "The clip bank that a recipe asks for."
     return open_bank(files, recipe.clip.rate, recipe.clip.seconds, Path(recipe.banks).expanduser(), recipe.workers)
 
-# %% ../nbs/07_pipeline.ipynb #d94b386d
+# %% ../nbs/07_pipeline.ipynb #5807f2c0
 def explore(
     run:Run,
 ) -> dict: # the audit
@@ -235,11 +236,14 @@ def explore(
         corpus = read_recipe_corpus(run.recipe)
         bank, bad = open_recipe_bank(run.recipe, paths(corpus))
         _refuse_bad(run.recipe, bad, len(corpus.manifest))
-        kept = corpus.manifest.drop(index=corpus.manifest.index[list(bad)]).reset_index(drop=True)
-        kept = join_copies(kept.assign(duration=bank.durations[bank.rows], digest=bank.digests), bank.rows)
-        manifest = _split(run.recipe, kept, corpus.labels)
         found = audit(corpus, run.recipe.workers, Path(run.recipe.banks).expanduser())
-        found = found | {"left_out": manifest.loc[manifest["split"] == "left out", "path"].tolist()}
+        kept = corpus.manifest.drop(index=corpus.manifest.index[list(bad)]).reset_index(drop=True)
+        kept = join_copies(kept.assign(duration=bank.durations[bank.rows], digest=bank.digests), bank.rows,
+                           found["near_duplicates"])
+        manifest = _split(run.recipe, kept, corpus.labels)
+        torn = refuse_leaks(manifest, found["duplicates"], found["near_duplicates"], run.recipe.splits.leaks)
+        found = found | {"left_out": manifest.loc[manifest["split"] == "left out", "path"].tolist(),
+                         "leaks": leak_note(torn)}
         found["unreadable"] = [{"path": corpus.manifest["path"].iloc[index], "reason": str(error)}
                                for index, error in bad.items()]
         write_text(run.folder/"manifest.csv", manifest.to_csv(index=False))
@@ -473,7 +477,7 @@ def _fit(
     if ranks().first: save_classifier(_classifier(run, part, model), model_file(run, part))
     return history
 
-# %% ../nbs/07_pipeline.ipynb #b3971e7f
+# %% ../nbs/07_pipeline.ipynb #589fefac
 def model_of(
     recipe:Recipe,
     classes:int,
@@ -536,10 +540,8 @@ def _refuse_unlike(teacher:Run, run:Run):
 def _classifier(run:Run, part:FoldPart, model:Model) -> Classifier:
     "A trained model as a classifier that says where it comes from."
     versions = read_json(run.folder/"environment.json")["packages"]
-    trained_on = {"fit": part.name, "clips": len(part.train), "synthetic": bool(run.note)}
-    section = getattr(model.network, "architecture", run.recipe.network.model_dump())
-    recipe = run.recipe.model_dump() | {"network": section}
-    configuration = describe(run.labels, recipe, trained_on=trained_on, versions=versions)
+    trained_on = {"fit": part.name, "clips": len(part.train), "synthetic": run.audit["synthetic"]}
+    configuration = describe(run.labels, run.recipe.model_dump(), model.network, trained_on=trained_on, versions=versions)
     return Classifier(model.front_end, model.network, configuration)
 
 # %% ../nbs/07_pipeline.ipynb #f31a4588

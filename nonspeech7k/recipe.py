@@ -56,13 +56,14 @@ class CorpusPart(Part):
     train_audio: str | None = None
     test_audio: str | None = None
 
-# %% ../nbs/00_recipe.ipynb #7d6ce3c6
+# %% ../nbs/00_recipe.ipynb #84074bb2
 class SplitsPart(Part):
     "Test split and folds."
     test: Literal["given", "held_out", "none"] = "given"
     test_share: Annotated[float, Field(gt=0, le=0.5)] = 0.2  # of the clips, with `held_out`: 1/2, 1/3, 1/4, …
     folds: Annotated[int, Field(ge=2, le=100)] = 3
     kind: Literal["grouped", "stratified", "official"] = "grouped"
+    leaks: Literal["refuse", "allow"] = "refuse"  # a group, or copies of a sound, on more than one side
 
 # %% ../nbs/00_recipe.ipynb #370c8879
 class ClipPart(Part):

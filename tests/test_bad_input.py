@@ -287,6 +287,168 @@ def test_predict_names_a_place_that_is_no_sound(call, model, tmp_path):
         check_refused(call("predict", tmp_path / "other.safetensors", model.parent / "sound.wav"), str(tmp_path / "other.safetensors"), "not a classifier")
 
 
+# Folders as they are found
+
+def test_a_thousand_files_of_random_bytes_are_named_and_the_others_used(call, corpus, tmp_path):
+    generator, names = np.random.default_rng(0), [f"{number:03}.{kind}" for number in range(250) for kind in ("wav", "flac", "ogg", "mp3")]
+    (corpus / "labels.csv").unlink()
+    for number, name in enumerate(names): (corpus / ("cough", "laugh")[number % 2] / f"random {name}").write_bytes(generator.bytes(2000))
+    code, output, errors = call("audit", corpus, "--out", tmp_path / "audit.json")
+    found = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    assert code == 0 and not any(line.startswith("nonspeech7k") for line in errors) and f"{len(found['unreadable']):,} files cannot be read" in output # libmpg123 writes notes
+    unreadable = {clip["path"] for clip in found["unreadable"]}
+    assert all("random" in path for path in unreadable) and len(unreadable) > 990, "random bytes that happen to be a sound are few"
+    assert found["clips"] == 1032 and found["fit"]["answer"] == "not yet" and len(output) < 200
+    good = sum(found["formats"].values())
+    assert good == 1032 - len(unreadable) >= 32
+
+
+def test_odd_names_are_names(call, model, tmp_path):
+    corpus = tmp_path / "odd  names"
+    names = ["-rf.wav", "--strict.wav", " leading.wav", "two  spaces.wav", "😷 ☂.wav", "a'b\"c`d$(e).wav", "line\nbreak.wav", "%s{0}\\n.wav", "=1+1.wav", "ä" * 125 + "x.wav", "x" * 251 + ".wav"]
+    assert len(names[-1].encode()) == len(names[-2].encode()) == 255
+    for label in ("-cough", "😂 laugh"):
+        (corpus / label).mkdir(parents=True)
+        for number, name in enumerate(names): (corpus / label / name).write_bytes(sound(noise(number + len(names) * (label == "-cough"))))
+    code, output, errors = call("audit", corpus, "--out", tmp_path / "audit.json")
+    found = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    assert code == 0 and not errors and found["clips"] == 2 * len(names) and not found["unreadable"] + found["problems"], output
+    assert found["labels"] == ["-cough", "😂 laugh"]
+    code, output, errors = call("predict", model, corpus)
+    assert code == 0 and len(output) == 2 * len(names), errors
+    assert {json.loads(line)["path"] for line in output} == {str(corpus / label / name) for label in found["labels"] for name in names}
+
+
+def test_odd_names_reach_the_end_of_a_run(call, corpus, tmp_path):
+    (corpus / "labels.csv").unlink()
+    (corpus / "cough").rename(corpus / "-cough")
+    (corpus / "laugh" / "00.wav").rename(corpus / "laugh" / "--set, \"x\" 😷.wav")
+    (corpus / "laugh" / "01.wav").rename(corpus / "laugh" / ("x" * 251 + ".wav"))
+    code, _, errors = call(*run_of(corpus, tmp_path / "run", "train.epochs=1"))
+    assert code == 0, errors
+    assert "laugh/--set, \"x\" 😷.wav" in set(pd.read_csv(tmp_path / "run" / "predictions.csv")["path"])
+    check_nothing_half_written(tmp_path)
+
+
+def test_links_in_a_circle_end(call, corpus, tmp_path):
+    (corpus / "labels.csv").unlink()
+    (corpus / "cough" / "round").symlink_to(corpus, target_is_directory=True)
+    (corpus / "laugh" / "self").symlink_to(corpus / "laugh" / "self")
+    (corpus / "laugh" / "ping.wav").symlink_to(corpus / "laugh" / "pong.wav")
+    (corpus / "laugh" / "pong.wav").symlink_to(corpus / "laugh" / "ping.wav")
+    code, output, errors = call("audit", corpus, "--out", tmp_path / "audit.json")
+    found = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    assert code == 0 and not errors and found["clips"] == 32 and len(found["problems"]) == 2, output
+    assert all("dead link" in problem for problem in found["problems"])
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_named(call, corpus, tmp_path):
+    (corpus / "laugh" / "05.wav").chmod(0)
+    code, output, errors = call("audit", corpus, "--out", tmp_path / "audit.json")
+    found = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    assert code == 0 and [clip["path"] for clip in found["unreadable"]] == ["laugh/05.wav"], errors
+    (corpus / "cough").chmod(0)
+    check_refused(call("audit", corpus), str(corpus / "cough"), "permissions")
+    (corpus / "cough").chmod(0o755)
+
+
+def test_names_that_are_no_text_are_reported(call, model, corpus, tmp_path):
+    folder, bad = os.fsencode(corpus / "laugh"), b"caf\xe9.wav"
+    try: (corpus / "laugh" / "00.wav").rename(os.fsdecode(os.path.join(folder, bad)))
+    except OSError: pytest.skip("this file system takes no names but UTF-8")
+    (corpus / "labels.csv").unlink()
+    code, output, errors = call("audit", corpus, "--out", tmp_path / "audit.json")
+    found = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    assert code == 0 and found["clips"] == 31 and len(found["problems"]) == 1, errors
+    assert "laugh/caf\\xe9.wav" in found["problems"][0] and "UTF-8" in found["problems"][0]
+    code, output, errors = call(*run_of(corpus, tmp_path / "run"))
+    assert code == 2 and not output and any("caf\\xe9.wav" in line for line in errors), errors
+    code, output, errors = call("predict", model, corpus)
+    assert code in (0, 2) and len(output) >= 31 and all(json.loads(line) for line in output), errors
+
+
+# Large things
+
+MEASURED = """
+import json, resource, sys, time
+from nonspeech7k.data.audit import audit, audit_text
+from nonspeech7k.data.corpora import read_corpus
+start = time.process_time()
+found = audit(read_corpus(sys.argv[1], table=sys.argv[2] if len(sys.argv) > 2 else None))
+lines = audit_text(found).splitlines()
+print(json.dumps({"seconds": time.process_time() - start, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "lines": len(lines),
+                  "clips": found["clips"], "longest": found["seconds"]["max"], "problems": len(found["problems"]), "long": found["long"]}))
+"""
+
+
+def measured(*arguments) -> dict:
+    "What an audit in a process of its own took, and what it found."
+    done = subprocess.run([sys.executable, "-c", MEASURED, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, "NONSPEECH7K_PROGRESS": "off"})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_recording_of_two_hours_is_measured_in_bounded_memory(corpus):
+    (corpus / "labels.csv").unlink()
+    before, samples = measured(corpus), 2 * 3600 * 16_000 * 2 # stereo at 16 kHz: 460 MB as a file with a hole, 920 MB as floats
+    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + 2 * samples, b"WAVE", b"fmt ", 16, 1, 2, 16_000, 64_000, 4, 16, b"data", 2 * samples)
+    with open(corpus / "cough" / "long.wav", "wb") as file:
+        file.write(header + (noise(0, 60) * 20_000).astype("<i2").tobytes())
+        file.truncate(44 + 2 * samples)
+    after = measured(corpus)
+    assert after["longest"] == 7200 and after["long"] == ["cough/long.wav"] and after["clips"] == 33
+    assert after["megabytes"] < before["megabytes"] + 150 and after["seconds"] < before["seconds"] + 20, (before, after)
+
+
+def test_a_table_of_nothing_is_a_problem(call, corpus, tmp_path):
+    (corpus / "clips.csv").write_bytes(b"")
+    code, output, errors = call(*run_of(corpus, tmp_path / "run", "corpus.layout=csv", "corpus.table=clips.csv"))
+    assert code == 2 and not output and any("clips.csv" in line and "empty" in line for line in errors), errors
+    found = measured(corpus, "clips.csv")
+    assert found["clips"] == 0 and found["problems"] == 1
+
+
+def test_a_table_of_a_million_rows_is_read_in_bounded_time_and_memory(corpus):
+    with open(corpus / "clips.csv", "w", encoding="utf-8") as file:
+        file.write("path,label,group\n")
+        file.writelines(f"cough/{number:02}.wav,cough,{number // 3}\n" for number in range(16))
+        file.writelines(f"laugh/x{number}.wav,laugh,{number // 3}\n" for number in range(1_000_000))
+    found = measured(corpus, "clips.csv")
+    assert found["clips"] == 16 and found["problems"] == 1_000_000 and found["lines"] < 60
+    assert found["seconds"] < 120 and found["megabytes"] < 2500, found
+
+
+# Leaks
+
+def test_a_leaking_split_is_refused_and_named(corpus):
+    from nonspeech7k.data.corpora import read_corpus
+    from nonspeech7k.data.splits import assign_folds, leak_note, leaks, refuse_leaks
+    from nonspeech7k.files import UserError
+    manifest = read_corpus(corpus).manifest.assign(split="train")
+    torn = assign_folds(manifest, "stratified", 2, 0)
+    with pytest.raises(UserError, match="splits.leaks: allow") as error: refuse_leaks(torn)
+    assert ".wav (fold 1)" in str(error.value) and ".wav (fold 2)" in str(error.value)
+    assert "on more than one side" in leak_note(refuse_leaks(torn, leaks_are="allow"))
+    assert len(leaks(assign_folds(manifest, "grouped", 2, 0))) == 0
+
+
+def test_a_quiet_copy_in_another_fold_is_found(corpus):
+    from nonspeech7k.data.audit import audit
+    from nonspeech7k.data.corpora import read_corpus
+    from nonspeech7k.data.splits import assign_folds, join_copies, leaks
+    loud = noise(77, 1.0)
+    (corpus / "cough" / "00.wav").write_bytes(sound(loud))
+    (corpus / "laugh" / "15.wav").write_bytes(sound(loud / 4, kind="FLAC"))
+    read = read_corpus(corpus)
+    found, manifest = audit(read), read.manifest.assign(split="train")
+    assert found["near_duplicates"] == [["cough/00.wav", "laugh/15.wav"]] == found["disagreeing_near_duplicates"] and found["duplicates"] == []
+    apart = manifest.assign(fold=np.where(manifest["label"] == "cough", 1, 2))
+    assert leaks(apart, near=found["near_duplicates"])["kind"].tolist() == ["near duplicates"]
+    joined = join_copies(manifest, np.arange(32), found["near_duplicates"])
+    assert len(leaks(assign_folds(joined, "grouped", 2, 0), near=found["near_duplicates"])) == 0
+
+
 # Tables
 
 def edit(table: Path, change) -> None:

@@ -814,15 +814,21 @@ def _folder_splits(
                         "move its clips to train")
     return set(top) <= set(_SPLITS)
 
-# %% ../../nbs/01a_data.corpora.ipynb #8e9e20b9
+# %% ../../nbs/01a_data.corpora.ipynb #786d3573
+def _spelled(path:str) -> str: # with bytes that are no text spelled out
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
 def _class_folders(
     root:Path,
 ) -> tuple[pd.DataFrame, list[Problem]]: # path, label, split
     "The clips in the class folders of a root, and audio that is in none or is no file."
     found = [(path, is_file) for path, is_file in _walk(root) if _is_audio(path)]
+    wrong = [path for path, _ in found if _spelled(path) != path]
+    found = [(path, is_file) for path, is_file in found if _spelled(path) == path]
     depth = int(_folder_splits([path for path, _ in found], root))
     clips = [path.split("/") for path, is_file in found if is_file]
     problems = [Problem(path, None, None, _DEAD) for path, is_file in found if not is_file]
+    problems += [Problem(_spelled(path), None, None, "the name is not UTF-8; rename it") for path in wrong]
     problems += [Problem("/".join(parts), None, None, "it lies in no class folder; move it into one")
                  for parts in clips if len(parts) < depth + 2]
     clips = [parts for parts in clips if len(parts) >= depth + 2]

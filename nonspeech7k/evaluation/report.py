@@ -114,7 +114,7 @@ def _about_test(metrics:dict, audit:dict) -> list[tuple[bool, str]]:
     if left_out: return [*found, (False, f"{stood}; {'its' if len(both) == 1 else 'their'} {_count(len(left_out), 'training clip')} {'was' if len(left_out) == 1 else 'were'} left out.")]
     return [*found, (True, f"{stood}, so the test is not fully independent of the training.")]
 
-# %% ../../nbs/05d_evaluation.report.ipynb #7cba7d95
+# %% ../../nbs/05d_evaluation.report.ipynb #1c281cb0
 _BEST = {"macro_f1": "macro-F1", "accuracy": "accuracy", "loss": "loss"} # what `train.best_by` names
 
 def protocol(
@@ -124,7 +124,8 @@ def protocol(
     "How the scores were obtained, and what could make them too good."
     grouped, drawn = audit["grouped"], f"whole {_group_word(metrics)}" if audit["grouped"] else "clip"
     unknown = (True, "The corpus does not say which clips belong to one recording or speaker, so each stands for itself. Where some do belong together, they can be on both sides of a split, and the scores are then too good.")
-    return [_about_folds(metrics, grouped), *([] if grouped else [unknown]), *_about_test(metrics, audit),
+    leaks = [(True, f"{audit['leaks'][:1].upper()}{audit['leaks'][1:]}.")] if audit.get("leaks") else []
+    return [*leaks, _about_folds(metrics, grouped), *([] if grouped else [unknown]), *_about_test(metrics, audit),
             (False, f"Each fold keeps its best epoch by the {_BEST[metrics['study'].get('best_by', 'macro_f1')]} of its own validation clips, so cross-validation flatters a little."),
             (False, f"The 95\u00a0% intervals come from a bootstrap that draws {drawn}s with replacement.")]
 
@@ -228,7 +229,7 @@ tbody th { font-weight: 500 } tfoot th, tfoot td { font-weight: 650; border-bott
 @media (max-width: 34rem) { .bar { display: none } }
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #794ee28f
+# %% ../../nbs/05d_evaluation.report.ipynb #0ffd0bb7
 _STYLE += """
 figure { margin: 2rem 0 } figcaption { margin-top: .5rem }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; border-radius: .3rem; background: #fff }
@@ -237,10 +238,16 @@ summary:focus-visible, .wide:focus-visible { outline: 2px solid var(--accent); o
 .facts { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .35rem 1.5rem; margin: 0 0 1.5rem; font-size: .93rem }
 .facts dd { margin: 0; overflow-wrap: anywhere }
 .files { font-size: .88rem; overflow-wrap: anywhere }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 14rem), 1fr)); gap: 1.5rem; margin: 0 0 1.5rem; padding: 0; list-style: none }
+.cards li { margin: 0; min-width: 0 } .cards p { margin: .4rem 0 0; font-size: .9rem; line-height: 1.4 } .cards .soft { font-size: .82rem }
+audio { display: block; width: 100%; height: 2.5rem; margin-top: .4rem }
+.share { width: 40% } .share .scale { margin: .35rem 0 .2rem }
+.share u { position: absolute; top: -3px; bottom: -3px; width: 0; border-left: 2px dotted var(--ink) }
 @page { margin: 18mm 16mm }
 @media print {
   body { font-size: 10pt } main { max-width: none; padding: 0 } section { margin-top: 1.5rem; padding-top: 1rem }
-  figure, tr, .scores, .use, .warning, .facts { break-inside: avoid } h2, h3, caption, summary { break-after: avoid }
+  figure, tr, .scores, .use, .warning, .facts, .cards li { break-inside: avoid } audio { display: none }
+  .cards { grid-template-columns: repeat(3, 1fr); gap: 1rem } .card img { max-height: 40mm } h2, h3, caption, summary, p:has(+ .cards) { break-after: avoid }
   tbody tr:first-child { break-before: avoid } .scores { grid-template-columns: repeat(4, 1fr) }
   details::details-content { content-visibility: visible; height: auto; display: block } summary { list-style: none }
   pre { white-space: pre-wrap } .wide { overflow: visible } img { max-height: 200mm; width: auto }
@@ -248,7 +255,7 @@ summary:focus-visible, .wide:focus-visible { outline: 2px solid var(--accent); o
 }
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #575d9f39
+# %% ../../nbs/05d_evaluation.report.ipynb #fd2b148b
 _MACROS = """
 {% macro mark() %}{% if study.synthetic %} <span class="badge">synthetic</span>{% endif %}{% endmacro %}
 {% macro pictures(section) %}{% for figure in figures if figure.section == section %}
@@ -256,6 +263,12 @@ _MACROS = """
 <figcaption>{{ figure.caption }}{{ mark() }}</figcaption></figure>
 {% endfor %}{% endmacro %}
 {% macro path(name) %}{% for part in name.split("/") %}{{ part }}{% if not loop.last %}/<wbr>{% endif %}{% endfor %}{% endmacro %}
+{% macro cards(clips) %}<ul class="cards">{% for clip in clips %}
+<li class="card"><img src="data:image/png;base64,{{ clip.content }}" width="{{ clip.width }}" height="{{ clip.height }}" alt="{{ clip.alternative }}">
+<p><strong>{{ clip.label }} → {{ clip.predicted }}</strong>, {{ "right" if clip.label == clip.predicted else "wrong" }} with {{ "%.2f" % clip.probability }}{% if clip.label != clip.predicted %}; the label got {{ "%.2f" % clip.of_label }}{% endif %}{{ mark() }}</p>
+<audio controls preload="metadata" src="data:{{ clip.media }};base64,{{ clip.sound }}" aria-label="Sound of {{ clip.path }}"></audio>
+<p class="soft">{{ path(clip.path) }}</p></li>{% endfor %}
+</ul>{% endmacro %}
 {% macro table(name) %}<div class="wide" role="region" aria-label="{{ name }}" tabindex="0"><table>{{ caller() }}</table></div>{% endmacro %}
 """
 
@@ -292,7 +305,7 @@ _SCORES = """
 <td class="whole"><span class="bar" aria-hidden="true"><i style="width: {{ "%.1f" % (100 * row.f1) }}%"></i></span>{{ "%.3f" % row.f1 }}</td></tr>{% endfor %}</tbody>{% endcall %}
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #a7e5089f
+# %% ../../nbs/05d_evaluation.report.ipynb #8ff6107c
 _FOLDS = """
 <h3>By fold</h3>
 {% call table("Scores by fold") %}<caption>Cross-validation{{ mark() }}</caption>
@@ -303,14 +316,42 @@ _FOLDS = """
 {{ pictures("result") }}
 </section>
 <section><h2>Mistakes{{ mark() }}</h2>
+{% if errors.heard %}<p>This page holds the sounds of {{ count(errors.heard, "clip") }}. Whoever gets it can hear them, so pass it on only where the recordings may go.</p>{% endif %}
 {% if confusions %}<p>Most often taken for another class:</p>
 <ul>{% for cell in confusions %}<li>{{ cell.label }} taken for {{ cell.predicted }}: {{ cell.clips }} of {{ count(cell.of, "clip") }}</li>{% endfor %}</ul>{% elif score.confusion %}<p>No clip was labelled wrongly.</p>{% endif %}
 {% if mistakes %}<h3>The most confident wrong answers</h3>
 <p>Listen to these first. Where the model is sure and wrong, the clip may be labelled wrongly.</p>
+{% if errors.surest %}{{ cards(errors.surest) }}{% endif %}
 {% call table("Confident wrong answers") %}<caption>Probability that the model gave to its answer{{ mark() }}</caption>
 <thead><tr><th class="text" scope="col">Clip</th><th class="text" scope="col">Label → answer</th><th scope="col">Probability</th></tr></thead>
 <tbody>{% for row in mistakes %}<tr><td class="text path">{{ path(row.path) }}</td><td class="text">{{ row.label }} → {{ row.predicted }}</td><td>{{ "%.2f" % row.probability }}</td></tr>{% endfor %}</tbody>{% endcall %}{% endif %}
+{% if errors.uncertain %}<h3>The least certain answers</h3>
+<p>Here the two most probable classes are nearly even, so it is chance whether the answer is right. Label → answer, and its probability{{ mark() }}.</p>
+{{ cards(errors.uncertain) }}{% endif %}
+{{ pictures("errors") }}
 </section>
+"""
+
+# %% ../../nbs/05d_evaluation.report.ipynb #e5286640
+_CAUSES = """
+{% if errors.by %}<section><h2>Where the mistakes are{{ mark() }}</h2>
+<p>How often the answers are right, by what is known of the clips on the {{ judged_on }}. <em>Expected</em> is what the classes in a group would let expect: the mean, over its clips, of how often their class is right in all. Only where accuracy and expectation differ by more than the interval does the property itself seem to matter, and among many groups one in twenty differs so much by chance.</p>
+{% for property, rows in errors.by.items() %}{% call table("Accuracy by " ~ property | lower) %}<caption>Accuracy by {{ property | lower }}{{ mark() }}</caption>
+<thead><tr><th class="text" scope="col">{{ property }}</th><th scope="col">Clips</th><th class="text share" scope="col">Accuracy, 95&nbsp;% interval</th><th scope="col">Expected</th></tr></thead>
+<tbody>{% for row in rows %}<tr><th scope="row">{{ row.value }}</th><td>{{ "{:,}".format(row.clips) }}{% if row.few %}<br><span class="badge">few</span>{% endif %}</td>
+<td class="text share"><strong class="whole">{{ percent(row.accuracy) }}</strong><div class="scale" aria-hidden="true"><i style="left: {{ row.left }}%; width: {{ row.width }}%"></i><b style="left: {{ row.at }}%"></b><u style="left: {{ row.mark }}%"></u></div><span class="soft whole">{{ percent(row.low) }} to</span> <span class="soft whole">{{ percent(row.high) }}</span></td>
+<td class="whole">{{ percent(row.expected) }}</td></tr>{% endfor %}</tbody>{% endcall %}{% endfor %}
+<p class="soft">Wilson's interval for as many independent clips as there would be if all clips of a {{ group_word }} were right or wrong together. <span class="badge">few</span> marks groups with fewer than 20 of them.</p>
+</section>{% endif %}
+{% if errors.suspects is not none or errors.suspects_note %}<section><h2>Labels that may be wrong{{ mark() }}</h2>
+{% if errors.suspects_note %}<p>{{ errors.suspects_note }}</p>{% endif %}
+{% if errors.suspects is not none %}<p>{% if errors.suspects %}In {{ count(errors.suspects | length, "clip") }} of {{ count(errors.suspects_of, "clip") }}{% else %}In no clip of {{ "{:,}".format(errors.suspects_of) }}{% endif %} the models of cross-validation, which were not trained on the clip, see another class clearly enough to doubt the label (confident learning). {% if errors.suspects | length * 5 > errors.suspects_of %}So many doubts say more about the models than about the labels.{% elif errors.suspects %}Among them are clips that are only hard, so listen before you change a label.{% endif %}</p>
+{% if errors.suspect_cards %}{{ cards(errors.suspect_cards) }}{% endif %}
+{% if errors.suspects %}{% set shown = errors.suspects[:10] %}{% call table("Labels that may be wrong") %}<caption>The probability of the given label, the smallest first{{ mark() }}</caption>
+<thead><tr><th class="text" scope="col">Clip</th><th class="text" scope="col">Label → suggestion</th><th scope="col">Probability of the label</th></tr></thead>
+<tbody>{% for row in shown %}<tr><td class="text path">{{ path(row.path) }}</td><td class="text">{{ row.label }} → {{ row.suggested }}</td><td>{{ "%.3f" % row.quality }}</td></tr>{% endfor %}</tbody>{% endcall %}
+{% if errors.suspects | length > 10 %}<details><summary>{{ errors.suspects | length - 10 }} more</summary><ul class="files">{% for row in errors.suspects[10:] %}<li>{{ row.path }}: {{ row.label }} → {{ row.suggested }}, {{ "%.3f" % row.quality }}</li>{% endfor %}</ul></details>{% endif %}{% endif %}{% endif %}
+</section>{% endif %}
 """
 
 # %% ../../nbs/05d_evaluation.report.ipynb #fd73702e
@@ -351,21 +392,21 @@ _REST = """
 </section>
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #8fd4cdb1
+# %% ../../nbs/05d_evaluation.report.ipynb #5809f504
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <title>{{ name }}: macro-F1 {{ "%.2f" % score.macro_f1 }}{{ " (synthetic)" if study.synthetic }}</title>
 <style>""" + _STYLE + """</style></head><body><main>
-""" + _MACROS + _ANSWER + _SCORES + _FOLDS + _DATA + _REST + "</main></body></html>\n"
+""" + _MACROS + _ANSWER + _SCORES + _FOLDS + _CAUSES + _DATA + _REST + "</main></body></html>\n"
 
 _ENVIRONMENT = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 _ENVIRONMENT.globals |= {"count": _count, "percent": _percent}
 _TEMPLATE = _ENVIRONMENT.from_string(_PAGE)
 
-# %% ../../nbs/05d_evaluation.report.ipynb #eef77e7e
-_PLACES = {"count": "data", "duration": "data", "training": "training", "spectrogram": "features", "augmentation": "features"}
+# %% ../../nbs/05d_evaluation.report.ipynb #e698a4c8
+_PLACES = {"count": "data", "duration": "data", "training": "training", "spectrogram": "features", "augmentation": "features", "map": "errors"}
 
 def _figure(name:str, content:bytes, caption:str, alternative:str) -> dict:
     "A figure as the page wants it; raises `ValueError` where it is no PNG or has no alternative text."
@@ -374,6 +415,25 @@ def _figure(name:str, content:bytes, caption:str, alternative:str) -> dict:
     width, height = struct.unpack(">II", content[16:24]) # PNG specification, 11.2.2
     section = next((place for start, place in _PLACES.items() if name.startswith(start)), "result")
     return {"section": section, "content": b64encode(content).decode(), "width": width, "height": height, "caption": caption, "alternative": alternative}
+
+# %% ../../nbs/05d_evaluation.report.ipynb #765c1b32
+def _errors(errors:dict) -> dict:
+    "The error analysis as the page wants it; raises `ValueError` for a picture that is no PNG and a sound that is none."
+    cards = {key: [_card(clip) for clip in errors.get(key, [])] for key in ("surest", "uncertain", "suspect_cards")}
+    by = {name: [_group(value, row) for value, row in table.to_dict("index").items()] for name, table in errors.get("by", {}).items()}
+    suspects = errors.get("suspects")
+    heard = len({clip["path"] for clips in cards.values() for clip in clips})
+    return cards | {"heard": heard, "by": by, "suspects": None if suspects is None else suspects.to_dict("records"),
+                    "suspects_of": errors.get("suspects_of", 0), "suspects_note": errors.get("suspects_note", "")}
+
+def _card(clip:dict) -> dict:
+    if not clip["media"].startswith("audio/"): raise ValueError(f"clip {clip['path']}: {clip['media']} is no sound")
+    alternative = f"Spectrogram of {clip['path']}, labelled {clip['label']}, answered {clip['predicted']}"
+    return clip | _figure(clip["path"], clip["picture"], "", alternative) | {"sound": b64encode(clip["sound"]).decode()}
+
+def _group(value:str, row:dict) -> dict: # a row of `scores_by`, with places on a scale of 0 to 100
+    places = {"left": row["low"], "width": row["high"] - row["low"], "at": row["accuracy"], "mark": row["expected"]}
+    return row | {"value": value} | {key: round(100 * place, 2) for key, place in places.items()}
 
 # %% ../../nbs/05d_evaluation.report.ipynb #8a070dbc
 def _tiles(score:dict) -> list[dict]:
@@ -402,7 +462,7 @@ def _times(metrics:dict) -> dict[str, str]:
     stages = {name.replace("_", " "): _duration(seconds) for name, seconds in metrics["seconds"].items()}
     return stages | {f"{name}, clips per second": f"{value:,.1f}" for name, value in metrics["clips_per_second"].items()}
 
-# %% ../../nbs/05d_evaluation.report.ipynb #7dfc8dce
+# %% ../../nbs/05d_evaluation.report.ipynb #9fe3edc1
 def render_report(
     name:str, # of the recipe
     metrics:dict, # the content of metrics.json
@@ -411,6 +471,7 @@ def render_report(
     environment:dict, # the content of environment.json
     figures:dict[str, tuple[bytes, str, str]], # name → PNG, caption, alternative text; shown in this order
     mistakes:pd.DataFrame|None=None, # path, label, predicted and probability of confident wrong answers
+    errors:dict|None=None, # any of: lists of cards 'surest', 'uncertain', 'suspect_cards'; 'by': property → table of `scores_by`; 'suspects': path, label, suggested, quality; 'suspects_of': clips searched; 'suspects_note'
 ) -> str: # HTML, self-contained
     "A run as one page; raises `ValueError` where a figure is no PNG or has no alternative text."
     optional = {"problems": [], "duplicates": [], "left_out": [], "counts": {}}
@@ -420,5 +481,5 @@ def render_report(
         judged_on="test split" if metrics["test"] else "validation clips of all folds", group_word=_group_word(metrics),
         opening=opening(metrics, audit["grouped"]), caveats=caveats(metrics), protocol=protocol(metrics, audit), tiles=_tiles(score),
         confusions=confusions(score), figures=[_figure(key, *parts) for key, parts in figures.items()],
-        mistakes=[] if mistakes is None else mistakes.to_dict("records"), training=_training(metrics["study"]), times=_times(metrics),
+        mistakes=[] if mistakes is None else mistakes.to_dict("records"), errors=_errors(errors or {}), training=_training(metrics["study"]), times=_times(metrics),
         environment={key: _flat(value) for key, value in environment.items()})
