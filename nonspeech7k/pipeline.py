@@ -9,7 +9,7 @@ __all__ = ['STAGES', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_run', 'enter_ru
            'train_as_rank', 'evaluate', 'judged', 'unknown_parameters', 'refuse_unknown_parameters', 'StageError',
            'notebook_of', 'execute', 'run_all']
 
-# %% ../nbs/07_pipeline.ipynb #366f6bfc
+# %% ../nbs/07_pipeline.ipynb #2e77cf38
 import ast
 import json
 import logging
@@ -38,6 +38,10 @@ from nonspeech7k.data.corpora import (
 )
 from .data.splits import assign_folds, join_copies, leak_note, refuse_leaks, split_test
 from .evaluation import figures
+from nonspeech7k.evaluation.errors import (
+    card, clip_picture, clip_sound, described, least_certain, map_of, neighbours_alike, plot_map, properties, scores_by,
+    sound_level, surest_mistakes, suspected_labels,
+)
 from .evaluation.metrics import judge, judge_several, summarise_folds
 from .evaluation.report import alternative_texts, render_report
 from .evaluation.uncertainty import bootstrap_intervals, bootstrap_intervals_several
@@ -647,7 +651,7 @@ def _failure(error) -> Exception:
     if text.startswith("UserError: "): return UserError(text.removeprefix("UserError: "))
     return RuntimeError(f"training process {rank}: {text}")
 
-# %% ../nbs/07_pipeline.ipynb #25e4f1ae
+# %% ../nbs/07_pipeline.ipynb #25ca8c94
 def evaluate(
     run:Run,
 ) -> dict: # the metrics
@@ -662,7 +666,8 @@ def evaluate(
             metrics |= {"study": _study(run)} | _speeds(run, len(predictions))
             write_json(run.folder/"metrics.json", metrics)
             drawn = _draw_judgement(run, metrics)
-            write_text(run.folder/"report.html", _report(run, metrics, drawn, predictions))
+            errors, drawn_map = _errors(run, open_clips(run), predictions)
+            write_text(run.folder/"report.html", _report(run, metrics, drawn, predictions, errors, drawn_map))
     return read_json(run.folder/"metrics.json")
 
 # %% ../nbs/07_pipeline.ipynb #f45b53f3
@@ -770,16 +775,16 @@ def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → ca
             "spectrograms.png": "What the network sees: one clip of each class.",
             "augmentation.png": "One clip as training changes it."}
 
-# %% ../nbs/07_pipeline.ipynb #2a197abf
-def _report(run:Run, metrics:dict, captions:dict[str, str], predictions:pd.DataFrame) -> str:
+# %% ../nbs/07_pipeline.ipynb #5b614f15
+def _report(run:Run, metrics:dict, captions:dict[str, str], predictions:pd.DataFrame, errors:dict, drawn:dict) -> str:
     "The page that shows the run."
     texts = alternative_texts(metrics, run.audit)
     pictures = {name: ((run.folder/"plots"/name).read_bytes(), caption,
                        texts.get(Path(name).stem, _titled(caption, run)))
                 for name, caption in captions.items()}
     about = read_json(run.folder/"environment.json")
-    return render_report(run.recipe.name, metrics, run.audit, recipe_yaml(run.recipe), about, pictures,
-                         _mistakes(predictions, run.labels))
+    return render_report(run.recipe.name, metrics, run.audit, recipe_yaml(run.recipe), about, pictures | drawn,
+                         _mistakes(predictions, run.labels), errors)
 
 def _mistakes(predictions:pd.DataFrame, labels:list[str], most:int=15) -> pd.DataFrame:
     "The most confident wrong answers on the test split, or in validation where there is none."
@@ -788,6 +793,77 @@ def _mistakes(predictions:pd.DataFrame, labels:list[str], most:int=15) -> pd.Dat
     wrong = judged_once[judged_once["label"] != judged_once["predicted"]]
     wrong = wrong.assign(probability=wrong[labels].max(axis=1)).nlargest(most, "probability")
     return wrong[["path", "label", "predicted", "probability"]]
+
+# %% ../nbs/07_pipeline.ipynb #c654ece9
+def _errors(
+    run:Run, clips:Resident, predictions:pd.DataFrame,
+) -> tuple[dict, dict[str, tuple[bytes, str, str]]]: # what `render_report` takes as `errors`; the map as a figure
+    "What there is to learn from the mistakes."
+    manifest, several = run.manifest, run.labels_per_clip == "several"
+    tested, validated = predictions["split"] == "test", predictions["fold"] > 0
+    part = predictions[tested if tested.any() else validated]
+    known = _known(manifest, part)
+    right = (part["label"] == part["predicted"]).to_numpy()
+    grouped = properties(known, _levels(clips, known.index))
+    found = {"by": {name: scores_by(right, values, known["group"], part["label"]) for name, values in grouped.items()}}
+    if several: return found, {}
+    lists = {"surest": surest_mistakes(*_answers(part, run.labels)), "uncertain": least_certain(_answers(part, run.labels)[1])}
+    found |= {name: _cards(run, clips, part, positions) for name, positions in lists.items()}
+    return found | _doubts(run, clips, predictions[validated]), _map(run, clips, part)
+
+def _known(manifest:pd.DataFrame, part:pd.DataFrame) -> pd.DataFrame: # the manifest's rows of these predictions
+    return manifest.iloc[pd.Index(manifest["path"]).get_indexer(part["path"])]
+
+def _answers(part:pd.DataFrame, labels:list[str]) -> tuple[np.ndarray, np.ndarray]: # truth, probabilities
+    return _truth(part, labels), part[labels].to_numpy()
+
+def _levels(clips:Resident, rows:np.ndarray) -> np.ndarray: # (rows,) dB
+    batches = torch.from_numpy(np.array(rows)).split(64)
+    return np.concatenate([sound_level(clips.waveforms(batch).cpu().numpy()) for batch in batches])
+
+# %% ../nbs/07_pipeline.ipynb #d236570d
+def _cards(run:Run, clips:Resident, part:pd.DataFrame, positions:np.ndarray) -> list[dict]:
+    "Clips with picture and sound, for the report."
+    front_end, clip = front_end_of(run.recipe, run.device), run.recipe.clip
+    table, shown = described(positions, *_answers(part, run.labels), run.labels), []
+    for row, (index, path) in zip(table.itertuples(), _known(run.manifest, part.iloc[positions])["path"].items()):
+        waveform = clips.waveforms(torch.tensor([index]))
+        features = front_end.raw(waveform)[0, 0].cpu().numpy()
+        picture = clip_picture(features, clip.seconds, front_end.frequencies, "coefficient")
+        shown.append(card(row, path, picture, *clip_sound(waveform[0].cpu().numpy(), clip.rate)))
+    return shown
+
+def _doubts(run:Run, clips:Resident, validated:pd.DataFrame, most:int=6) -> dict: # parts of `render_report`'s `errors`
+    "The labels that cross-validation doubts; without cleanlab a note that says how to get it."
+    try: suspects = suspected_labels(*_answers(validated, run.labels))
+    except UserError as error: return {"suspects_note": f"Labels were not checked: {error}"}
+    rows = validated.iloc[suspects["position"]]
+    table = pd.DataFrame({"path": rows["path"].to_numpy(), "label": rows["label"].to_numpy(),
+                          "suggested": [run.labels[number] for number in suspects["suggested"]], "quality": suspects["quality"]})
+    heard = _cards(run, clips, validated, suspects["position"].to_numpy()[:most])
+    return {"suspects": table, "suspects_of": len(validated), "suspect_cards": heard}
+
+# %% ../nbs/07_pipeline.ipynb #aa3a36a4
+def _map(run:Run, clips:Resident, part:pd.DataFrame, most:int=2000) -> dict[str, tuple[bytes, str, str]]: # file name → PNG, caption, text
+    "The judged clips by their embeddings, as a figure for the report."
+    model = fold_parts(run.manifest)[-1 if (part["split"] == "test").all() else 0]
+    if model.number: part = part[part["fold"] == model.number]
+    if len(part) > most: part = part.sample(most, random_state=0).sort_index()
+    known, classifier = _known(run.manifest, part), for_inference(load_classifier(model_file(run, model), run.device), torch.float32)
+    batches = torch.from_numpy(np.array(known.index)).split(64)
+    embeddings = np.concatenate([classifier.embed_waveforms(clips.waveforms(batch)) for batch in batches])
+    if known["group"].nunique() < 2: return {}
+    places, how = map_of(embeddings)
+    truth, probabilities = _answers(part, run.labels)
+    wrong = probabilities.argmax(1) != truth
+    content = figures.png(plot_map(places, truth, wrong, run.labels, how, run.note), dpi=100)
+    write_bytes(run.folder/"plots"/"map.png", content)
+    alike = neighbours_alike(embeddings, truth, known["group"])
+    of = f"the {model.name} model" if model.number else "the final model"
+    caption = (f"The clips by what {of} hears in them ({how}). Only neighbourhood counts, sizes and gaps do not. "
+               f"For {alike:.0%} of the clips the nearest clip of another {'recording' if run.audit['layout'] in ('nonspeech7k', 'esc50') else 'group'} has the same label.")
+    return {"map.png": (content, caption, _titled(f"Scatter plot of {len(part):,} clips in the colours of their classes, {wrong.sum():,} wrong answers ringed; "
+                                                  f"{alike:.0%} have their nearest neighbour in their own class", run))}
 
 # %% ../nbs/07_pipeline.ipynb #068d2d66
 PARAMETERS = ("recipe", "run_dir", "overrides")
