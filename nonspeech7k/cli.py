@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Changes', 'STOPPED', 'options', 'run', 'demo', 'audit', 'train', 'predict', 'tag', 'ensemble', 'events',
-           'explain', 'sweep', 'main']
+           'explain', 'sweep', 'compare', 'main']
 
 # %% ../nbs/08_cli.ipynb #637252dc
 import errno
@@ -287,6 +287,19 @@ def sweep(
     typer.echo(f"table: {folder/'sweep.csv'}")
     failed = (table["problem"] != "").sum()
     if failed: raise UserError(f"{failed} of {len(table)} combinations failed, as listed above")
+
+# %% ../nbs/08_cli.ipynb #c0a50d75
+@app.command()
+def compare(
+    first:Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    second:Annotated[Path, typer.Argument(metavar="RUN", help="The folder of another run on the same clips.")],
+    out:Annotated[Optional[Path], typer.Option(help="Also write the comparison as JSON.")]=None,
+):
+    "Say which of two runs on the same clips is better, by how much, and how sure that is."
+    from nonspeech7k.evaluation.comparison import compare_runs, comparison_text
+    found = compare_runs(first, second)
+    typer.echo(comparison_text(found))
+    if out: write_json(out, found)
 
 # %% ../nbs/08_cli.ipynb #00e1f3e0
 def main(

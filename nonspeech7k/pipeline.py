@@ -651,6 +651,77 @@ def _failure(error) -> Exception:
     if text.startswith("UserError: "): return UserError(text.removeprefix("UserError: "))
     return RuntimeError(f"training process {rank}: {text}")
 
+# %% ../nbs/07_pipeline.ipynb #c654ece9
+def _errors(
+    run:Run, clips:Resident, predictions:pd.DataFrame,
+) -> tuple[dict, dict[str, tuple[bytes, str, str]]]: # what `render_report` takes as `errors`; the map as a figure
+    "What there is to learn from the mistakes."
+    manifest, several = run.manifest, run.labels_per_clip == "several"
+    tested, validated = predictions["split"] == "test", predictions["fold"] > 0
+    part = predictions[tested if tested.any() else validated]
+    known = _known(manifest, part)
+    right = (part["label"] == part["predicted"]).to_numpy()
+    grouped = properties(known, _levels(clips, known.index))
+    found = {"by": {name: scores_by(right, values, known["group"], part["label"]) for name, values in grouped.items()}}
+    if several: return found, {}
+    lists = {"surest": surest_mistakes(*_answers(part, run.labels)), "uncertain": least_certain(_answers(part, run.labels)[1])}
+    found |= {name: _cards(run, clips, part, positions) for name, positions in lists.items()}
+    return found | _doubts(run, clips, predictions[validated]), _map(run, clips, part)
+
+def _known(manifest:pd.DataFrame, part:pd.DataFrame) -> pd.DataFrame: # the manifest's rows of these predictions
+    return manifest.iloc[pd.Index(manifest["path"]).get_indexer(part["path"])]
+
+def _answers(part:pd.DataFrame, labels:list[str]) -> tuple[np.ndarray, np.ndarray]: # truth, probabilities
+    return _truth(part, labels), part[labels].to_numpy()
+
+def _levels(clips:Resident, rows:np.ndarray) -> np.ndarray: # (rows,) dB
+    batches = torch.from_numpy(np.array(rows)).split(64)
+    return np.concatenate([sound_level(clips.waveforms(batch).cpu().numpy()) for batch in batches])
+
+# %% ../nbs/07_pipeline.ipynb #d236570d
+def _cards(run:Run, clips:Resident, part:pd.DataFrame, positions:np.ndarray) -> list[dict]:
+    "Clips with picture and sound, for the report."
+    front_end, clip = front_end_of(run.recipe, run.device), run.recipe.clip
+    table, shown = described(positions, *_answers(part, run.labels), run.labels), []
+    for row, (index, path) in zip(table.itertuples(), _known(run.manifest, part.iloc[positions])["path"].items()):
+        waveform = clips.waveforms(torch.tensor([index]))
+        features = front_end.raw(waveform)[0, 0].cpu().numpy()
+        picture = clip_picture(features, clip.seconds, front_end.frequencies, "coefficient")
+        shown.append(card(row, path, picture, *clip_sound(waveform[0].cpu().numpy(), clip.rate)))
+    return shown
+
+def _doubts(run:Run, clips:Resident, validated:pd.DataFrame, most:int=6) -> dict: # parts of `render_report`'s `errors`
+    "The labels that cross-validation doubts; without cleanlab a note that says how to get it."
+    try: suspects = suspected_labels(*_answers(validated, run.labels))
+    except UserError as error: return {"suspects_note": f"Labels were not checked: {error}"}
+    rows = validated.iloc[suspects["position"]]
+    table = pd.DataFrame({"path": rows["path"].to_numpy(), "label": rows["label"].to_numpy(),
+                          "suggested": [run.labels[number] for number in suspects["suggested"]], "quality": suspects["quality"]})
+    heard = _cards(run, clips, validated, suspects["position"].to_numpy()[:most])
+    return {"suspects": table, "suspects_of": len(validated), "suspect_cards": heard}
+
+# %% ../nbs/07_pipeline.ipynb #aa3a36a4
+def _map(run:Run, clips:Resident, part:pd.DataFrame, most:int=2000) -> dict[str, tuple[bytes, str, str]]: # file name → PNG, caption, text
+    "The judged clips by their embeddings, as a figure for the report."
+    model = fold_parts(run.manifest)[-1 if (part["split"] == "test").all() else 0]
+    if model.number: part = part[part["fold"] == model.number]
+    if len(part) > most: part = part.sample(most, random_state=0).sort_index()
+    known, classifier = _known(run.manifest, part), for_inference(load_classifier(model_file(run, model), run.device), torch.float32)
+    batches = torch.from_numpy(np.array(known.index)).split(64)
+    embeddings = np.concatenate([classifier.embed_waveforms(clips.waveforms(batch)) for batch in batches])
+    if known["group"].nunique() < 2: return {}
+    places, how = map_of(embeddings)
+    truth, probabilities = _answers(part, run.labels)
+    wrong = probabilities.argmax(1) != truth
+    content = figures.png(plot_map(places, truth, wrong, run.labels, how, run.note), dpi=100)
+    write_bytes(run.folder/"plots"/"map.png", content)
+    alike = neighbours_alike(embeddings, truth, known["group"])
+    of = f"the {model.name} model" if model.number else "the final model"
+    caption = (f"The clips by what {of} hears in them ({how}). Only neighbourhood counts, sizes and gaps do not. "
+               f"For {alike:.0%} of the clips the nearest clip of another {'recording' if run.audit['layout'] in ('nonspeech7k', 'esc50') else 'group'} has the same label.")
+    return {"map.png": (content, caption, _titled(f"Scatter plot of {len(part):,} clips in the colours of their classes, {wrong.sum():,} wrong answers ringed; "
+                                                  f"{alike:.0%} have their nearest neighbour in their own class", run))}
+
 # %% ../nbs/07_pipeline.ipynb #25ca8c94
 def evaluate(
     run:Run,
@@ -793,77 +864,6 @@ def _mistakes(predictions:pd.DataFrame, labels:list[str], most:int=15) -> pd.Dat
     wrong = judged_once[judged_once["label"] != judged_once["predicted"]]
     wrong = wrong.assign(probability=wrong[labels].max(axis=1)).nlargest(most, "probability")
     return wrong[["path", "label", "predicted", "probability"]]
-
-# %% ../nbs/07_pipeline.ipynb #c654ece9
-def _errors(
-    run:Run, clips:Resident, predictions:pd.DataFrame,
-) -> tuple[dict, dict[str, tuple[bytes, str, str]]]: # what `render_report` takes as `errors`; the map as a figure
-    "What there is to learn from the mistakes."
-    manifest, several = run.manifest, run.labels_per_clip == "several"
-    tested, validated = predictions["split"] == "test", predictions["fold"] > 0
-    part = predictions[tested if tested.any() else validated]
-    known = _known(manifest, part)
-    right = (part["label"] == part["predicted"]).to_numpy()
-    grouped = properties(known, _levels(clips, known.index))
-    found = {"by": {name: scores_by(right, values, known["group"], part["label"]) for name, values in grouped.items()}}
-    if several: return found, {}
-    lists = {"surest": surest_mistakes(*_answers(part, run.labels)), "uncertain": least_certain(_answers(part, run.labels)[1])}
-    found |= {name: _cards(run, clips, part, positions) for name, positions in lists.items()}
-    return found | _doubts(run, clips, predictions[validated]), _map(run, clips, part)
-
-def _known(manifest:pd.DataFrame, part:pd.DataFrame) -> pd.DataFrame: # the manifest's rows of these predictions
-    return manifest.iloc[pd.Index(manifest["path"]).get_indexer(part["path"])]
-
-def _answers(part:pd.DataFrame, labels:list[str]) -> tuple[np.ndarray, np.ndarray]: # truth, probabilities
-    return _truth(part, labels), part[labels].to_numpy()
-
-def _levels(clips:Resident, rows:np.ndarray) -> np.ndarray: # (rows,) dB
-    batches = torch.from_numpy(np.array(rows)).split(64)
-    return np.concatenate([sound_level(clips.waveforms(batch).cpu().numpy()) for batch in batches])
-
-# %% ../nbs/07_pipeline.ipynb #d236570d
-def _cards(run:Run, clips:Resident, part:pd.DataFrame, positions:np.ndarray) -> list[dict]:
-    "Clips with picture and sound, for the report."
-    front_end, clip = front_end_of(run.recipe, run.device), run.recipe.clip
-    table, shown = described(positions, *_answers(part, run.labels), run.labels), []
-    for row, (index, path) in zip(table.itertuples(), _known(run.manifest, part.iloc[positions])["path"].items()):
-        waveform = clips.waveforms(torch.tensor([index]))
-        features = front_end.raw(waveform)[0, 0].cpu().numpy()
-        picture = clip_picture(features, clip.seconds, front_end.frequencies, "coefficient")
-        shown.append(card(row, path, picture, *clip_sound(waveform[0].cpu().numpy(), clip.rate)))
-    return shown
-
-def _doubts(run:Run, clips:Resident, validated:pd.DataFrame, most:int=6) -> dict: # parts of `render_report`'s `errors`
-    "The labels that cross-validation doubts; without cleanlab a note that says how to get it."
-    try: suspects = suspected_labels(*_answers(validated, run.labels))
-    except UserError as error: return {"suspects_note": f"Labels were not checked: {error}"}
-    rows = validated.iloc[suspects["position"]]
-    table = pd.DataFrame({"path": rows["path"].to_numpy(), "label": rows["label"].to_numpy(),
-                          "suggested": [run.labels[number] for number in suspects["suggested"]], "quality": suspects["quality"]})
-    heard = _cards(run, clips, validated, suspects["position"].to_numpy()[:most])
-    return {"suspects": table, "suspects_of": len(validated), "suspect_cards": heard}
-
-# %% ../nbs/07_pipeline.ipynb #aa3a36a4
-def _map(run:Run, clips:Resident, part:pd.DataFrame, most:int=2000) -> dict[str, tuple[bytes, str, str]]: # file name → PNG, caption, text
-    "The judged clips by their embeddings, as a figure for the report."
-    model = fold_parts(run.manifest)[-1 if (part["split"] == "test").all() else 0]
-    if model.number: part = part[part["fold"] == model.number]
-    if len(part) > most: part = part.sample(most, random_state=0).sort_index()
-    known, classifier = _known(run.manifest, part), for_inference(load_classifier(model_file(run, model), run.device), torch.float32)
-    batches = torch.from_numpy(np.array(known.index)).split(64)
-    embeddings = np.concatenate([classifier.embed_waveforms(clips.waveforms(batch)) for batch in batches])
-    if known["group"].nunique() < 2: return {}
-    places, how = map_of(embeddings)
-    truth, probabilities = _answers(part, run.labels)
-    wrong = probabilities.argmax(1) != truth
-    content = figures.png(plot_map(places, truth, wrong, run.labels, how, run.note), dpi=100)
-    write_bytes(run.folder/"plots"/"map.png", content)
-    alike = neighbours_alike(embeddings, truth, known["group"])
-    of = f"the {model.name} model" if model.number else "the final model"
-    caption = (f"The clips by what {of} hears in them ({how}). Only neighbourhood counts, sizes and gaps do not. "
-               f"For {alike:.0%} of the clips the nearest clip of another {'recording' if run.audit['layout'] in ('nonspeech7k', 'esc50') else 'group'} has the same label.")
-    return {"map.png": (content, caption, _titled(f"Scatter plot of {len(part):,} clips in the colours of their classes, {wrong.sum():,} wrong answers ringed; "
-                                                  f"{alike:.0%} have their nearest neighbour in their own class", run))}
 
 # %% ../nbs/07_pipeline.ipynb #068d2d66
 PARAMETERS = ("recipe", "run_dir", "overrides")
