@@ -9,7 +9,7 @@ __all__ = ['STAGES', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_run', 'enter_ru
            'train_as_rank', 'evaluate', 'judged', 'unknown_parameters', 'refuse_unknown_parameters', 'StageError',
            'notebook_of', 'execute', 'run_all']
 
-# %% ../nbs/07_pipeline.ipynb #2e77cf38
+# %% ../nbs/07_pipeline.ipynb #01cd207a
 import ast
 import json
 import logging
@@ -38,13 +38,15 @@ from nonspeech7k.data.corpora import (
 )
 from .data.splits import assign_folds, join_copies, leak_note, refuse_leaks, split_test
 from .evaluation import figures
+from .evaluation.calibration import calibrate_folds, temper
+from .evaluation.comparison import all_intervals
 from nonspeech7k.evaluation.errors import (
     card, clip_picture, clip_sound, described, least_certain, map_of, neighbours_alike, plot_map, properties, scores_by,
     sound_level, surest_mistakes, suspected_labels,
 )
 from .evaluation.metrics import judge, judge_several, summarise_folds
 from .evaluation.report import alternative_texts, render_report
-from .evaluation.uncertainty import bootstrap_intervals, bootstrap_intervals_several
+from .evaluation.rejection import familiarity, rejection_setting
 from .features.augment import Draws, FeatureAugmentation, WaveformAugmentation
 from .features.mixing import load_background
 from .features.registry import build_front_end
@@ -207,8 +209,8 @@ def stage(
     _record(run, name, perf_counter() - since, finished=True)
     log(run, f"{name} finished after {run.stages[name]['seconds']:.1f} s")
 
-# %% ../nbs/07_pipeline.ipynb #88e28d10
-JUDGED = ("path", "split", "fold", "label", "predicted") # columns of predictions.csv before those of the classes
+# %% ../nbs/07_pipeline.ipynb #469e180a
+JUDGED = ("path", "split", "fold", "label", "predicted", "temperature", "energy") # columns of predictions.csv before those of the classes
 
 def read_recipe_corpus(
     recipe:Recipe,
@@ -481,7 +483,7 @@ def _fit(
     if ranks().first: save_classifier(_classifier(run, part, model), model_file(run, part))
     return history
 
-# %% ../nbs/07_pipeline.ipynb #589fefac
+# %% ../nbs/07_pipeline.ipynb #b84e13d3
 def model_of(
     recipe:Recipe,
     classes:int,
@@ -528,8 +530,7 @@ def _teacher(run:Run, part:FoldPart):
     if not teacher.finished("3_training"):
         raise UserError(f"train.distil.teacher: {folder} is not trained yet; run its recipe first")
     _refuse_unlike(teacher, run)
-    classifier = for_inference(load_classifier(model_file(teacher, part), run.device), torch.float32)
-    return torch.no_grad()(classifier)
+    return torch.no_grad()(for_inference(_as_trained(teacher, part), torch.float32))
 
 def _refuse_unlike(teacher:Run, run:Run):
     "Refuse a teacher who was trained on clips that its student is judged on, or hears or names something else."
@@ -651,6 +652,182 @@ def _failure(error) -> Exception:
     if text.startswith("UserError: "): return UserError(text.removeprefix("UserError: "))
     return RuntimeError(f"training process {rank}: {text}")
 
+# %% ../nbs/07_pipeline.ipynb #a4757af5
+def evaluate(
+    run:Run,
+) -> dict: # the metrics
+    "Stage 4: judge the classifiers, write predictions, metrics, figures and the report."
+    if not run.finished("4_evaluation"):
+        with stage(run, "4_evaluation") as lap:
+            table, logits = _logits(run)
+            calibration, temperatures = _calibration(run, table, logits)
+            predictions = _predictions(run, table, logits, temperatures)
+            write_text(run.folder/"predictions.csv", predictions.to_csv(index=False, float_format="%.8f"))
+            _store_calibration(run, calibration)
+            lap()
+            groups = run.manifest.set_index("path")["group"]
+            metrics = judged(predictions, run.labels, groups, run.labels_per_clip)
+            metrics |= {"calibration": calibration, "study": _study(run)} | _speeds(run, len(predictions))
+            write_json(run.folder/"metrics.json", metrics)
+            drawn = _draw_judgement(run, metrics)
+            errors, drawn_map = _errors(run, open_clips(run), predictions)
+            write_text(run.folder/"report.html", _report(run, metrics, drawn, predictions, errors, drawn_map))
+    return read_json(run.folder/"metrics.json")
+
+# %% ../nbs/07_pipeline.ipynb #59b10131
+def _logits(run:Run) -> tuple[pd.DataFrame, np.ndarray]: # path, split, fold, label of judged clips; (clips, classes)
+    "What each fold's classifier says of its validation clips, and the final one of the test split, not calibrated."
+    manifest, clips, rows = run.manifest, open_clips(run), []
+    tested = np.flatnonzero(manifest["split"] == "test")
+    judged_by = [(part, part.valid if part.number else tested) for part in fold_parts(manifest)]
+    order = np.concatenate([indices for _, indices in judged_by])
+    with progress(len(order), "judging") as bar:
+        for part, indices in judged_by:
+            if not len(indices): continue
+            classifier = for_inference(_as_trained(run, part), torch.float32)
+            rows.append(_judged_by(classifier, clips, indices, bar))
+    return manifest.iloc[order][["path", "split", "fold", "label"]].reset_index(drop=True), np.concatenate(rows)
+
+def _as_trained(run:Run, part:FoldPart) -> Classifier:
+    "A fit's classifier without the calibration that an earlier judgement may have entered."
+    classifier = load_classifier(model_file(run, part), run.device)
+    classifier.configuration["calibration"] = {"temperature": 1.0}
+    return classifier
+
+@torch.no_grad()
+def _judged_by(
+    classifier:Classifier, clips:Resident, indices:np.ndarray, bar, batch_size:int=64,
+) -> np.ndarray: # (clips, classes) float64
+    parts = []
+    for batch in torch.from_numpy(indices).split(batch_size):
+        parts.append(classifier(clips.waveforms(batch)).cpu().double().numpy())
+        bar.update(len(batch))
+    return np.concatenate(parts)
+
+# %% ../nbs/07_pipeline.ipynb #9d6f560f
+def _calibration(run:Run, table:pd.DataFrame, logits:np.ndarray) -> tuple[dict, np.ndarray]: # for metrics.json; (clips,)
+    "What the validation clips say about the probabilities, and the temperature of each judged clip."
+    validated = (table["fold"] > 0).to_numpy()
+    folds = table.loc[validated, "fold"].to_numpy()
+    found, _ = calibrate_folds(_truth(table[validated], run.labels, run.labels_per_clip), logits[validated], folds)
+    temperatures = np.full(len(table), found["temperature"])
+    temperatures[validated] = [found["by_fold"][str(fold)] for fold in folds]
+    if run.labels_per_clip == "one": found["rejection"] = rejection_setting(logits[validated], found["temperature"])
+    return found, temperatures
+
+def _predictions(run:Run, table:pd.DataFrame, logits:np.ndarray, temperatures:np.ndarray) -> pd.DataFrame:
+    "One row a judged clip: the columns of JUDGED, no energy for several labels a clip; the probability of each class."
+    scaled = logits / temperatures[:, None]
+    probabilities = pd.DataFrame(temper(scaled, 1.0, run.labels_per_clip), columns=run.labels)
+    about = {"predicted": _predicted(probabilities, run.labels_per_clip), "temperature": temperatures}
+    if run.labels_per_clip == "one": about["energy"] = familiarity(scaled)
+    return pd.concat([table.assign(**about), probabilities], axis=1)
+
+def _store_calibration(run:Run, calibration:dict):
+    "Enter each classifier's temperature, which was fitted on clips that it is not judged on."
+    for part in fold_parts(run.manifest):
+        classifier = _as_trained(run, part)
+        own = calibration["by_fold"][str(part.number)] if part.number else calibration["temperature"]
+        classifier.configuration["calibration"] = {"temperature": own}
+        save_classifier(classifier, model_file(run, part))
+
+# %% ../nbs/07_pipeline.ipynb #7da0a651
+def judged(
+    predictions:pd.DataFrame, # with split, fold, label and a column of probabilities for each label
+    labels:list[str],
+    groups:pd.Series, # the recording of each path
+    labels_per_clip:str="one", # or 'several'
+) -> dict: # 'cv' and 'test' of metrics.json; test is None without a test split
+    "All scores of a run, from its predictions."
+    validated, tested = predictions[predictions["fold"] > 0], predictions[predictions["split"] == "test"]
+    folds = [_judged(part, labels, labels_per_clip) for _, part in validated.groupby("fold")]
+    pooled = _with_intervals(validated, labels, groups, labels_per_clip)
+    kept = ("n", "ci95", "ci95_clips", "ci95_wilson", "per_class", "confusion", "macro_auc", "macro_average_precision")
+    cv = summarise_folds(folds) | {key: pooled[key] for key in kept}
+    return {"cv": cv, "test": _with_intervals(tested, labels, groups, labels_per_clip) if len(tested) else None}
+
+def _predicted(probabilities:pd.DataFrame, labels_per_clip:str) -> pd.Series:
+    "The most probable label of each clip, or all that are more probable than not."
+    if labels_per_clip == "one": return probabilities.idxmax(axis=1)
+    return probabilities.apply(lambda row: SEPARATOR.join(row.index[row >= 0.5]), axis=1)
+
+def _judged(part:pd.DataFrame, labels:list[str], labels_per_clip:str) -> dict:
+    of_kind = judge if labels_per_clip == "one" else judge_several
+    return of_kind(_truth(part, labels, labels_per_clip), part[labels].to_numpy(), labels)
+
+def _with_intervals(part:pd.DataFrame, labels:list[str], groups:pd.Series, labels_per_clip:str) -> dict:
+    truth, probabilities = _truth(part, labels, labels_per_clip), part[labels].to_numpy()
+    recordings = part["path"].map(groups).to_numpy()
+    intervals = all_intervals(truth, probabilities, recordings, len(labels), labels_per_clip)
+    return _judged(part, labels, labels_per_clip) | intervals
+
+# %% ../nbs/07_pipeline.ipynb #f1cccb4a
+def _study(run:Run) -> dict:
+    "What a reader of the scores must know: data, protocol, machine."
+    recipe, manifest, about = run.recipe, run.manifest, read_json(run.folder/"environment.json")
+    by_split = manifest.groupby("split")
+    final = load_classifier(model_file(run, fold_parts(manifest)[-1]))
+    dtype = precision(recipe.train.precision, run.device)
+    return {"recipe": recipe.name, "corpus": run.audit["layout"], "synthetic": run.audit["synthetic"],
+            "classes": len(run.labels), "clips": {name: len(rows) for name, rows in by_split},
+            "groups": by_split["group"].nunique().to_dict(),
+            "folds": recipe.splits.folds, "fold_kind": recipe.splits.kind, "test": recipe.splits.test,
+            "epochs": recipe.train.epochs, "batch_size": recipe.train.batch_size,
+            "network": recipe.network.kind, "parameters": count_parameters(final.network),
+            "labels_per_clip": run.labels_per_clip, "best_by": recipe.train.best_by, "precision": str(dtype).removeprefix("torch."),
+            "device_name": about["device_name"], "cores": about["cores"],
+            "torch": about["packages"]["torch"], "seed": recipe.seed}
+
+# %% ../nbs/07_pipeline.ipynb #1e75b245
+def _speeds(run:Run, predicted:int) -> dict:
+    "Seconds of each stage, and clips per second of training (with its validation) and of judging."
+    seconds = {name: record["seconds"] for name, record in run.stages.items()}
+    parts = fold_parts(run.manifest)
+    size = run.recipe.train.batch_size
+    an_epoch = [trained_clips(len(part.train), size) + len(part.valid) for part in parts]
+    # after early stopping the fits have different lengths
+    epochs = [len(history) for history in read_json(run.folder/"training.json").values()]
+    return {"seconds": seconds | {"total": round(sum(seconds.values()), 3)},
+            "clips_per_second": {"training": round(np.dot(epochs, an_epoch) / seconds["3_training"], 2),
+                                 "evaluation": round(predicted / seconds["4_evaluation"], 2)}}
+
+# %% ../nbs/07_pipeline.ipynb #9a67a496
+def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → caption
+    "The figures of the judgement, as files."
+    result, name = (metrics["test"], "test split") if metrics["test"] else (metrics["cv"], "validation clips")
+    drawn = {"cv_results.png": figures.plot_cv(metrics["cv"], note=run.note),
+             "per_class.png": figures.plot_per_class(result["per_class"], note=run.note)}
+    captions = {"cv_results.png": "Each fold judged on recordings that it was not trained on."}
+    if result["confusion"]: # not with several labels a clip
+        drawn["confusion_matrix.png"] = figures.plot_confusion(result["confusion"], run.labels, note=run.note)
+        captions["confusion_matrix.png"] = f"Which class is taken for which, on the {name}."
+    for file, figure in drawn.items(): write_bytes(run.folder/"plots"/file, figures.png(figure))
+    return captions | {
+            "per_class.png": f"Precision, recall and F1 of each class, on the {name}.",
+            "training_curves.png": "Loss, validation macro-F1 and learning rate of each fit.",
+            "counts.png": "How many clips there are.", "durations.png": "How long they are.",
+            "spectrograms.png": "What the network sees: one clip of each class.",
+            "augmentation.png": "One clip as training changes it."}
+
+# %% ../nbs/07_pipeline.ipynb #5b614f15
+def _report(run:Run, metrics:dict, captions:dict[str, str], predictions:pd.DataFrame, errors:dict, drawn:dict) -> str:
+    "The page that shows the run."
+    texts = alternative_texts(metrics, run.audit)
+    pictures = {name: ((run.folder/"plots"/name).read_bytes(), caption,
+                       texts.get(Path(name).stem, _titled(caption, run)))
+                for name, caption in captions.items()}
+    about = read_json(run.folder/"environment.json")
+    return render_report(run.recipe.name, metrics, run.audit, recipe_yaml(run.recipe), about, pictures | drawn,
+                         _mistakes(predictions, run.labels), errors)
+
+def _mistakes(predictions:pd.DataFrame, labels:list[str], most:int=15) -> pd.DataFrame:
+    "The most confident wrong answers on the test split, or in validation where there is none."
+    tested = predictions[predictions["split"] == "test"]
+    judged_once = tested if len(tested) else predictions
+    wrong = judged_once[judged_once["label"] != judged_once["predicted"]]
+    wrong = wrong.assign(probability=wrong[labels].max(axis=1)).nlargest(most, "probability")
+    return wrong[["path", "label", "predicted", "probability"]]
+
 # %% ../nbs/07_pipeline.ipynb #c654ece9
 def _errors(
     run:Run, clips:Resident, predictions:pd.DataFrame,
@@ -721,149 +898,6 @@ def _map(run:Run, clips:Resident, part:pd.DataFrame, most:int=2000) -> dict[str,
                f"For {alike:.0%} of the clips the nearest clip of another {'recording' if run.audit['layout'] in ('nonspeech7k', 'esc50') else 'group'} has the same label.")
     return {"map.png": (content, caption, _titled(f"Scatter plot of {len(part):,} clips in the colours of their classes, {wrong.sum():,} wrong answers ringed; "
                                                   f"{alike:.0%} have their nearest neighbour in their own class", run))}
-
-# %% ../nbs/07_pipeline.ipynb #25ca8c94
-def evaluate(
-    run:Run,
-) -> dict: # the metrics
-    "Stage 4: judge the classifiers, write predictions, metrics, figures and the report."
-    if not run.finished("4_evaluation"):
-        with stage(run, "4_evaluation") as lap:
-            predictions = _predictions(run)
-            write_text(run.folder/"predictions.csv", predictions.to_csv(index=False, float_format="%.8f"))
-            lap()
-            groups = run.manifest.set_index("path")["group"]
-            metrics = judged(predictions, run.labels, groups, run.labels_per_clip)
-            metrics |= {"study": _study(run)} | _speeds(run, len(predictions))
-            write_json(run.folder/"metrics.json", metrics)
-            drawn = _draw_judgement(run, metrics)
-            errors, drawn_map = _errors(run, open_clips(run), predictions)
-            write_text(run.folder/"report.html", _report(run, metrics, drawn, predictions, errors, drawn_map))
-    return read_json(run.folder/"metrics.json")
-
-# %% ../nbs/07_pipeline.ipynb #f45b53f3
-def _predictions(run:Run) -> pd.DataFrame:
-    "One row a judged clip: path, split, fold, true label, predicted label, the probability of each class."
-    manifest, clips, rows = run.manifest, open_clips(run), []
-    tested = np.flatnonzero(manifest["split"] == "test")
-    judged_by = [(part, part.valid if part.number else tested) for part in fold_parts(manifest)]
-    order = np.concatenate([indices for _, indices in judged_by])
-    with progress(len(order), "judging") as bar:
-        for part, indices in judged_by:
-            if not len(indices): continue
-            classifier = for_inference(load_classifier(model_file(run, part), run.device), torch.float32)
-            rows.append(_judged_by(classifier, clips, indices, bar))
-    table = manifest.iloc[order][["path", "split", "fold", "label"]].reset_index(drop=True)
-    probabilities = pd.DataFrame(np.concatenate(rows), columns=run.labels)
-    table.insert(4, "predicted", _predicted(probabilities, run.labels_per_clip))
-    return pd.concat([table, probabilities], axis=1)
-
-def _judged_by(
-    classifier:Classifier, clips:Resident, indices:np.ndarray, bar, batch_size:int=64,
-) -> np.ndarray: # (clips, classes)
-    parts = []
-    for batch in torch.from_numpy(indices).split(batch_size):
-        parts.append(classifier.probabilities(clips.waveforms(batch)))
-        bar.update(len(batch))
-    return np.concatenate(parts)
-
-# %% ../nbs/07_pipeline.ipynb #4c03b813
-def judged(
-    predictions:pd.DataFrame, # with split, fold, label and a column of probabilities for each label
-    labels:list[str],
-    groups:pd.Series, # the recording of each path
-    labels_per_clip:str="one", # or 'several'
-) -> dict: # 'cv' and 'test' of metrics.json; test is None without a test split
-    "All scores of a run, from its predictions."
-    validated, tested = predictions[predictions["fold"] > 0], predictions[predictions["split"] == "test"]
-    folds = [_judged(part, labels, labels_per_clip) for _, part in validated.groupby("fold")]
-    pooled = _with_intervals(validated, labels, groups, labels_per_clip)
-    kept = ("n", "ci95", "per_class", "confusion", "macro_auc", "macro_average_precision")
-    cv = summarise_folds(folds) | {key: pooled[key] for key in kept}
-    return {"cv": cv, "test": _with_intervals(tested, labels, groups, labels_per_clip) if len(tested) else None}
-
-def _predicted(probabilities:pd.DataFrame, labels_per_clip:str) -> pd.Series:
-    "The most probable label of each clip, or all that are more probable than not."
-    if labels_per_clip == "one": return probabilities.idxmax(axis=1)
-    return probabilities.apply(lambda row: SEPARATOR.join(row.index[row >= 0.5]), axis=1)
-
-def _judged(part:pd.DataFrame, labels:list[str], labels_per_clip:str) -> dict:
-    of_kind = judge if labels_per_clip == "one" else judge_several
-    return of_kind(_truth(part, labels, labels_per_clip), part[labels].to_numpy(), labels)
-
-def _with_intervals(part:pd.DataFrame, labels:list[str], groups:pd.Series, labels_per_clip:str) -> dict:
-    truth, probabilities = _truth(part, labels, labels_per_clip), part[labels].to_numpy()
-    recordings = part["path"].map(groups).to_numpy()
-    intervals = (bootstrap_intervals(truth, probabilities, recordings, len(labels)) if labels_per_clip == "one"
-                 else bootstrap_intervals_several(truth, probabilities, recordings, len(labels)))
-    return _judged(part, labels, labels_per_clip) | {"ci95": intervals}
-
-# %% ../nbs/07_pipeline.ipynb #f1cccb4a
-def _study(run:Run) -> dict:
-    "What a reader of the scores must know: data, protocol, machine."
-    recipe, manifest, about = run.recipe, run.manifest, read_json(run.folder/"environment.json")
-    by_split = manifest.groupby("split")
-    final = load_classifier(model_file(run, fold_parts(manifest)[-1]))
-    dtype = precision(recipe.train.precision, run.device)
-    return {"recipe": recipe.name, "corpus": run.audit["layout"], "synthetic": run.audit["synthetic"],
-            "classes": len(run.labels), "clips": {name: len(rows) for name, rows in by_split},
-            "groups": by_split["group"].nunique().to_dict(),
-            "folds": recipe.splits.folds, "fold_kind": recipe.splits.kind, "test": recipe.splits.test,
-            "epochs": recipe.train.epochs, "batch_size": recipe.train.batch_size,
-            "network": recipe.network.kind, "parameters": count_parameters(final.network),
-            "labels_per_clip": run.labels_per_clip, "best_by": recipe.train.best_by, "precision": str(dtype).removeprefix("torch."),
-            "device_name": about["device_name"], "cores": about["cores"],
-            "torch": about["packages"]["torch"], "seed": recipe.seed}
-
-# %% ../nbs/07_pipeline.ipynb #1e75b245
-def _speeds(run:Run, predicted:int) -> dict:
-    "Seconds of each stage, and clips per second of training (with its validation) and of judging."
-    seconds = {name: record["seconds"] for name, record in run.stages.items()}
-    parts = fold_parts(run.manifest)
-    size = run.recipe.train.batch_size
-    an_epoch = [trained_clips(len(part.train), size) + len(part.valid) for part in parts]
-    # after early stopping the fits have different lengths
-    epochs = [len(history) for history in read_json(run.folder/"training.json").values()]
-    return {"seconds": seconds | {"total": round(sum(seconds.values()), 3)},
-            "clips_per_second": {"training": round(np.dot(epochs, an_epoch) / seconds["3_training"], 2),
-                                 "evaluation": round(predicted / seconds["4_evaluation"], 2)}}
-
-# %% ../nbs/07_pipeline.ipynb #9a67a496
-def _draw_judgement(run:Run, metrics:dict) -> dict[str, str]: # file name → caption
-    "The figures of the judgement, as files."
-    result, name = (metrics["test"], "test split") if metrics["test"] else (metrics["cv"], "validation clips")
-    drawn = {"cv_results.png": figures.plot_cv(metrics["cv"], note=run.note),
-             "per_class.png": figures.plot_per_class(result["per_class"], note=run.note)}
-    captions = {"cv_results.png": "Each fold judged on recordings that it was not trained on."}
-    if result["confusion"]: # not with several labels a clip
-        drawn["confusion_matrix.png"] = figures.plot_confusion(result["confusion"], run.labels, note=run.note)
-        captions["confusion_matrix.png"] = f"Which class is taken for which, on the {name}."
-    for file, figure in drawn.items(): write_bytes(run.folder/"plots"/file, figures.png(figure))
-    return captions | {
-            "per_class.png": f"Precision, recall and F1 of each class, on the {name}.",
-            "training_curves.png": "Loss, validation macro-F1 and learning rate of each fit.",
-            "counts.png": "How many clips there are.", "durations.png": "How long they are.",
-            "spectrograms.png": "What the network sees: one clip of each class.",
-            "augmentation.png": "One clip as training changes it."}
-
-# %% ../nbs/07_pipeline.ipynb #5b614f15
-def _report(run:Run, metrics:dict, captions:dict[str, str], predictions:pd.DataFrame, errors:dict, drawn:dict) -> str:
-    "The page that shows the run."
-    texts = alternative_texts(metrics, run.audit)
-    pictures = {name: ((run.folder/"plots"/name).read_bytes(), caption,
-                       texts.get(Path(name).stem, _titled(caption, run)))
-                for name, caption in captions.items()}
-    about = read_json(run.folder/"environment.json")
-    return render_report(run.recipe.name, metrics, run.audit, recipe_yaml(run.recipe), about, pictures | drawn,
-                         _mistakes(predictions, run.labels), errors)
-
-def _mistakes(predictions:pd.DataFrame, labels:list[str], most:int=15) -> pd.DataFrame:
-    "The most confident wrong answers on the test split, or in validation where there is none."
-    tested = predictions[predictions["split"] == "test"]
-    judged_once = tested if len(tested) else predictions
-    wrong = judged_once[judged_once["label"] != judged_once["predicted"]]
-    wrong = wrong.assign(probability=wrong[labels].max(axis=1)).nlargest(most, "probability")
-    return wrong[["path", "label", "predicted", "probability"]]
 
 # %% ../nbs/07_pipeline.ipynb #068d2d66
 PARAMETERS = ("recipe", "run_dir", "overrides")

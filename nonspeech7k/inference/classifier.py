@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FORMAT', 'PAIRS', 'PIECE', 'THRESHOLD', 'to_probabilities', 'Classifier', 'has_segments', 'describe',
            'build_classifier', 'mean_logits', 'Ensemble', 'ensemble', 'fold_batch_norms', 'Prepared', 'for_inference',
-           'save_classifier', 'load_classifier', 'find_sounds', 'predict', 'embed_files', 'read_waveforms']
+           'save_classifier', 'load_classifier', 'find_sounds', 'predict', 'unfamiliar', 'embed_files',
+           'read_waveforms']
 
 # %% ../../nbs/06a_inference.classifier.ipynb #020581df
 import json
@@ -368,20 +369,37 @@ def predict(
         for path, clip in zip(batch, read):
             yield clip if isinstance(clip, BadClip) else {"path": str(path), **next(rows)}
 
-# %% ../../nbs/06a_inference.classifier.ipynb #293b99e4
+# %% ../../nbs/06a_inference.classifier.ipynb #e8517090
+def unfamiliar(
+    classifier:Classifier,
+    logits:torch.Tensor, # (batch, classes) as the classifier gives them
+) -> np.ndarray: # (batch,) bool
+    "Which clips are taken for none of the classes; none where the calibration has no `rejection`."
+    setting = classifier.configuration["calibration"].get("rejection")
+    if setting is None: return np.zeros(len(logits), dtype=bool)
+    logits = logits.detach().cpu().double()
+    score = logits.logsumexp(1) if setting["score"] == "energy" else logits.softmax(1).amax(1)
+    return (score < setting["threshold"]).numpy()
+
+@torch.no_grad()
 def _judged(classifier:Classifier, clips:list[tuple[np.ndarray, float]]) -> list[dict]:
     "Label, probabilities and durations of clips."
     if not clips: return []
-    limit = classifier.configuration["clip"]["seconds"]
-    return [_named(classifier, row) | {"seconds": round(duration, 3), "judged_seconds": round(min(duration, limit), 3)}
-            for row, (_, duration) in zip(classifier.probabilities(_stacked(classifier, clips)), clips)]
+    limit, logits = classifier.configuration["clip"]["seconds"], classifier(_stacked(classifier, clips))
+    rows = zip(to_probabilities(logits, classifier.several), unfamiliar(classifier, logits), clips)
+    return [_named(classifier, row, foreign) | {"seconds": round(duration, 3),
+                                                "judged_seconds": round(min(duration, limit), 3)}
+            for row, foreign, (_, duration) in rows]
 
-def _named(classifier:Classifier, row:np.ndarray) -> dict:
+def _named(classifier:Classifier, row:np.ndarray, foreign:bool) -> dict:
     "What one clip's probabilities (classes,) say."
     probabilities = dict(zip(classifier.labels, row.tolist()))
-    if not classifier.several: return {"label": classifier.labels[row.argmax()], "probabilities": probabilities}
-    return {"labels": [label for label, share in probabilities.items() if share >= THRESHOLD],
-            "probabilities": probabilities}
+    if classifier.several:
+        return {"labels": [label for label, share in probabilities.items() if share >= THRESHOLD],
+                "probabilities": probabilities}
+    answer = {"label": None if foreign else classifier.labels[row.argmax()]}
+    if "rejection" in classifier.configuration["calibration"]: answer["rejected"] = bool(foreign)
+    return answer | {"probabilities": probabilities}
 
 # %% ../../nbs/06a_inference.classifier.ipynb #65efd331
 def embed_files(
