@@ -95,3 +95,39 @@ def test_a_shortened_study_says_so_and_writes_nothing(capsys):
 def test_a_trace_is_drawn(bench, tmp_path):
     trace.main(["--quick", "--scratch", str(bench.folder), "--out", str(tmp_path / "step.png")])
     assert 5_000 < Path(tmp_path / "step.png").stat().st_size < 150_000
+
+
+def test_rejection_is_judged_over_all_rounds():
+    import numpy as np
+    import pandas as pd
+
+    from benchmarks import rejection
+    scores = np.r_[np.arange(20.0), np.arange(-5.0, 5.0)]
+    asked = pd.DataFrame({"set": ["known"] * 20 + ["left_out"] * 10, "label": ["a", "b"] * 15,
+                          "group": np.arange(30) // 2, "energy": scores, "max_probability": scores})
+    rounds = [{"asked": asked, "settings": {score: {"threshold": 1.0} for score in rejection.SCORES}}] * 2
+    found = rejection.detection(rounds, "left_out")
+    assert found["known"] == 40 and found["foreign"] == 20 and found["energy"]["auroc"]["by_round"] == [0.9375] * 2
+    low, high = found["energy"]["auroc"]["ci95"]
+    assert low <= found["energy"]["auroc"]["mean"] <= high
+    assert rejection.at_threshold(rounds)["known"]["energy"]["answered"] == 0.95
+
+
+def test_each_network_of_the_table_has_a_recipe_for_each_corpus():
+    from benchmarks import baselines
+    for corpus in baselines.CORPORA:
+        for network in baselines.NETWORKS:
+            recipe = baselines.recipe_of(corpus, network)
+            assert recipe.train.epochs == read_recipe(baselines.RECIPE).train.epochs, "one protocol"
+
+
+def test_a_row_of_the_table_is_trained_and_kept(demo, tmp_path, monkeypatch):
+    from benchmarks import baselines
+    monkeypatch.setitem(baselines.CORPORA, "deeply", [f"corpus={{root: '{demo}', layout: nonspeech7k}}"])
+    monkeypatch.setattr(baselines, "PLACE", tmp_path / "baselines.json")
+    tiny = ["clip.seconds=1.0", "train.epochs=1", "splits.folds=2", f"banks={tmp_path / 'banks'}", "augment.time_mask=2"]
+    baselines.enter("deeply", "LSTM", baselines.train("deeply", "LSTM", tmp_path, tiny))
+    baselines.enter("deeply", "LSTM", {"training_clips_per_second": 10.0})
+    row = json.loads((tmp_path / "baselines.json").read_text())["rows"]["deeply"]["LSTM"]
+    assert len(row["macro_f1"]["folds"]) == 2 and row["classes"] == 7
+    assert row["training_seconds"] == row["steps"] * 32 * row["epochs"] / 10
