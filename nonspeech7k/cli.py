@@ -36,7 +36,7 @@ def options(
 ):
     "Train, judge and use classifiers of human non-speech sounds."
 
-# %% ../nbs/08_cli.ipynb #e3cb249b
+# %% ../nbs/08_cli.ipynb #40053f3c
 Changes = Annotated[Optional[list[str]], typer.Option(
     "--set", metavar="KEY.PATH=VALUE", help="Change a key of the recipe; may be repeated.")]
 
@@ -46,10 +46,25 @@ def run(
         help="A recipe's YAML file, or the name of one that comes with the package, such as demo.")],
     out:Annotated[str, typer.Option(help="The run's folder; runs/<the recipe's name> if not given.")]="",
     changes:Changes=None,
+    judge_on:Annotated[Optional[str], typer.Option(
+        metavar="RECIPE", help="Then also judge the final model on this recipe's corpus.")]=None,
+    label_map:Annotated[Optional[Path], typer.Option(
+        "--map", metavar="FILE", help="For --judge-on: its labels, each with the class that it means here, as YAML.")]=None,
+    judge_root:Annotated[Optional[str], typer.Option(help="For --judge-on: where its recordings are, if elsewhere.")]=None,
 ):
     "Audit, train and judge, as a recipe says; goes on where an earlier run in the same folder was stopped."
     from nonspeech7k.pipeline import open_run
-    _run(open_run(recipe, out, changes or []))
+    if (judge_on is None) != (label_map is None): raise UserError("--judge-on and --map belong together; give both")
+    opened = open_run(recipe, out, changes or [])
+    _run(opened)
+    if judge_on: _judge_on(opened, judge_on, label_map, judge_root)
+
+def _judge_on(run, recipe:str, label_map:Path, root:Optional[str]):
+    "Judge a finished run on another recipe's corpus."
+    from nonspeech7k.elsewhere import elsewhere_text, judge_elsewhere, read_map
+    from nonspeech7k.recipe import read_recipe
+    found = judge_elsewhere(run, read_recipe(recipe, [f"corpus.root={root}"] if root else []), read_map(label_map))
+    typer.echo(elsewhere_text(found))
 
 def _run(run):
     "Execute a run and print its results."

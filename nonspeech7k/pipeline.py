@@ -9,7 +9,7 @@ __all__ = ['STAGES', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_run', 'enter_ru
            'train_as_rank', 'evaluate', 'judged', 'unknown_parameters', 'refuse_unknown_parameters', 'StageError',
            'notebook_of', 'execute', 'run_all']
 
-# %% ../nbs/07_pipeline.ipynb #01cd207a
+# %% ../nbs/07_pipeline.ipynb #f1edced2
 import ast
 import json
 import logging
@@ -60,7 +60,7 @@ from nonspeech7k.inference.classifier import (
 from .models.kernels import accelerate, kernels_status
 from .models.registry import build_network, count_parameters
 from .progress import progress
-from .recipe import Recipe, differences, read_recipe, recipe_yaml, seed_for
+from .recipe import Recipe, RejectPart, differences, read_recipe, recipe_yaml, seed_for
 from .training.crossval import FoldPart, final_plan, fit_part, fold_parts
 from nonspeech7k.training.devices import (
     Ranks, Resident, choose_device, environment, finish_step, joined, launched_first, precision, ranks, resident,
@@ -704,7 +704,7 @@ def _judged_by(
         bar.update(len(batch))
     return np.concatenate(parts)
 
-# %% ../nbs/07_pipeline.ipynb #9d6f560f
+# %% ../nbs/07_pipeline.ipynb #81916341
 def _calibration(run:Run, table:pd.DataFrame, logits:np.ndarray) -> tuple[dict, np.ndarray]: # for metrics.json; (clips,)
     "What the validation clips say about the probabilities, and the temperature of each judged clip."
     validated = (table["fold"] > 0).to_numpy()
@@ -712,7 +712,9 @@ def _calibration(run:Run, table:pd.DataFrame, logits:np.ndarray) -> tuple[dict, 
     found, _ = calibrate_folds(_truth(table[validated], run.labels, run.labels_per_clip), logits[validated], folds)
     temperatures = np.full(len(table), found["temperature"])
     temperatures[validated] = [found["by_fold"][str(fold)] for fold in folds]
-    if run.labels_per_clip == "one": found["rejection"] = rejection_setting(logits[validated], found["temperature"])
+    reject = run.recipe.reject or RejectPart()
+    if run.labels_per_clip == "one":
+        found["rejection"] = rejection_setting(logits[validated], found["temperature"], reject.score, reject.keep)
     return found, temperatures
 
 def _predictions(run:Run, table:pd.DataFrame, logits:np.ndarray, temperatures:np.ndarray) -> pd.DataFrame:
@@ -729,6 +731,8 @@ def _store_calibration(run:Run, calibration:dict):
         classifier = _as_trained(run, part)
         own = calibration["by_fold"][str(part.number)] if part.number else calibration["temperature"]
         classifier.configuration["calibration"] = {"temperature": own}
+        if run.recipe.reject and not part.number: # the final model is the one that is used
+            classifier.configuration["calibration"]["rejection"] = calibration["rejection"]
         save_classifier(classifier, model_file(run, part))
 
 # %% ../nbs/07_pipeline.ipynb #7da0a651

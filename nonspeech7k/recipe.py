@@ -9,8 +9,8 @@ __all__ = ['Share', 'Positive', 'Count', 'Deltas', 'Normalise', 'FrontEndPart', 
            'TransformerFeaturesPart', 'ClassAugmentPart', 'BackgroundPart', 'AugmentPart', 'ResidualPart', 'TimmPart',
            'ImageCnnPart', 'SegmentPart', 'LstmPart', 'WaveformNetworkPart', 'AttentionPart', 'TransformerPart',
            'PlateauPart', 'StepPart', 'OneCyclePart', 'CosinePart', 'CrossEntropyPart', 'BinaryPart', 'FocalPart',
-           'DistilPart', 'TrainPart', 'Recipe', 'explain', 'set_key', 'read_recipe', 'recipe_yaml', 'differences',
-           'seed_for']
+           'DistilPart', 'TrainPart', 'RejectPart', 'Recipe', 'explain', 'set_key', 'read_recipe', 'recipe_yaml',
+           'differences', 'seed_for']
 
 # %% ../nbs/00_recipe.ipynb #a0f8c01f
 import difflib
@@ -323,7 +323,13 @@ class TrainPart(Part):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weights' moving average; 0: none
     distil: DistilPart | None = None
 
-# %% ../nbs/00_recipe.ipynb #a7652445
+# %% ../nbs/00_recipe.ipynb #c073038d
+class RejectPart(Part):
+    "Answer nothing to clips that are less familiar than a share of the validation clips."
+    score: Literal["max_probability", "energy"] = "max_probability"
+    keep: Share = 0.95  # of the validation clips
+
+# %% ../nbs/00_recipe.ipynb #a74e7075
 class Recipe(Part):
     "One experiment."
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -340,6 +346,7 @@ class Recipe(Part):
     augment: AugmentPart = AugmentPart()
     network: NetworkPart = ResidualPart()
     train: TrainPart = TrainPart()
+    reject: RejectPart | None = None  # None: every clip gets a label
 
     @model_validator(mode="after")
     def _parts_fit_together(self):
@@ -420,7 +427,7 @@ def _network_conflicts(recipe:Recipe):
     if network.kind == "transformer" and network.hidden % network.heads:
         yield "network.heads", f"must divide network.hidden, {network.hidden}"
 
-# %% ../nbs/00_recipe.ipynb #5677c72a
+# %% ../nbs/00_recipe.ipynb #f85fe8c3
 def _loss_conflicts(recipe:Recipe):
     train, several = recipe.train, recipe.corpus.labels_per_clip == "several"
     if several and train.loss.kind == "cross_entropy":
@@ -431,6 +438,8 @@ def _loss_conflicts(recipe:Recipe):
         yield "train.schedule.warm_up", f"must be below train.epochs, {train.epochs}"
     if train.distil and several:
         yield "train.distil", "is for one label a clip; remove it"
+    if recipe.reject and several:
+        yield "reject", "is for one label a clip, where no label means none of these; remove it"
 
 # %% ../nbs/00_recipe.ipynb #7617b368
 def explain(
