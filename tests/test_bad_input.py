@@ -67,7 +67,7 @@ def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
     from nonspeech7k.evaluation import figures
     blank = figures.png(Figure((1, 1)))
-    monkeypatch.setattr(figures, "png", lambda figure: blank)
+    monkeypatch.setattr(figures, "png", lambda figure, dpi=110: blank)
     monkeypatch.setenv("NONSPEECH7K_PROGRESS", "off")
 
 
