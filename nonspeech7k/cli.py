@@ -6,9 +6,10 @@
 __all__ = ['app', 'Changes', 'STOPPED', 'options', 'run', 'demo', 'audit', 'train', 'predict', 'tag', 'ensemble', 'events',
            'explain', 'sweep', 'compare', 'main']
 
-# %% ../nbs/08_cli.ipynb #637252dc
+# %% ../nbs/08_cli.ipynb #70ade76a
 import errno
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -316,7 +317,7 @@ def compare(
     typer.echo(comparison_text(found))
     if out: write_json(out, found)
 
-# %% ../nbs/08_cli.ipynb #00e1f3e0
+# %% ../nbs/08_cli.ipynb #81570902
 def main(
     arguments:list[str]|None=None, # without the program's name; None: those of the process
 ) -> int: # the exit code
@@ -329,7 +330,9 @@ def main(
     except BaseException as error:
         if debug and not isinstance(error, SystemExit): raise
         code = _answer(error)
-    if code == STOPPED: _say("stopped; the same command goes on from here")
+    if code == STOPPED:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL) # the stopped notebook's tasks have nothing to add
+        _say("stopped; the same command goes on from here")
     return code
 
 # %% ../nbs/08_cli.ipynb #de6623cc
