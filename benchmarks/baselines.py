@@ -146,7 +146,7 @@ def main():
     for corpus in given.corpus or CORPORA:
         for network in given.only or NETWORKS:
             if given.speed:
-                classes = known()["rows"][corpus][network]["classes"]
+                classes = next(row["classes"] for row in known()["rows"][corpus].values() if "classes" in row)
                 enter(corpus, network, sizes(corpus, network, classes) | speeds(corpus, network, classes, given.runs))
             else: enter(corpus, network, train(corpus, network, given.runs))
             print(corpus, network, known()["rows"][corpus][network], flush=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_map', 'check_map', 'open_elsewhere', 'answers', 'judge_logits', 'judge_elsewhere', 'elsewhere_text']
 
-# %% ../nbs/07b_elsewhere.ipynb #889f2cb2
+# %% ../nbs/07b_elsewhere.ipynb #8c9b70f0
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,17 @@ import pandas as pd
 import torch
 import yaml
 
-from .data.clips import open_bank
 from .data.corpora import Corpus, paths
+from .evaluation.calibration import temper
 from .evaluation.metrics import judge
 from .evaluation.rejection import SCORES, familiarity, judge_rejection
 from .evaluation.uncertainty import bootstrap_intervals
 from .files import UserError, listed, read_json, write_json, write_text
-from .inference.classifier import Classifier, for_inference, load_classifier
-from .pipeline import Run, read_recipe_corpus
+from .inference.classifier import for_inference, load_classifier
+from .pipeline import Run, class_logits, model_file, open_recipe_bank, read_recipe_corpus
 from .progress import progress
 from .recipe import Recipe
+from .training.crossval import fold_parts
 from .training.devices import Resident, resident
 
 # %% ../nbs/07b_elsewhere.ipynb #75315779
@@ -49,32 +50,27 @@ def check_map(
     if not kept: raise UserError(f"the map has none of the corpus's labels ({', '.join(theirs)}); add them")
     return kept
 
-# %% ../nbs/07b_elsewhere.ipynb #a5661a24
+# %% ../nbs/07b_elsewhere.ipynb #85734731
 def open_elsewhere(
     run:Run, # whose clip settings count
     corpus:Corpus,
 ) -> Resident: # in the order of the corpus's manifest
     "Another corpus's clips on the run's device; raises `UserError` where a file cannot be read."
-    clip = run.recipe.clip
-    bank, bad = open_bank(paths(corpus), clip.rate, clip.seconds, Path(run.recipe.banks).expanduser(), run.recipe.workers)
+    bank, bad = open_recipe_bank(run.recipe, paths(corpus))
     if bad: raise UserError(listed([str(error) for error in bad.values()]))
     return resident(bank, run.device)
 
-@torch.no_grad()
 def answers(
-    classifier:Classifier,
+    run:Run,
     clips:Resident,
-    batch_size:int=64,
 ) -> np.ndarray: # (clips, classes) logits, divided by the temperature
-    "What the classifier says to every clip."
-    classifier, parts = for_inference(classifier, torch.float32), []
+    "What the run's final model says to every clip."
+    path = model_file(run, fold_parts(run.manifest)[-1])
+    classifier = for_inference(load_classifier(path, run.device), torch.float32)
     with progress(len(clips), "judging elsewhere") as bar:
-        for batch in torch.arange(len(clips)).split(batch_size):
-            parts.append(classifier(clips.waveforms(batch)).cpu().double().numpy())
-            bar.update(len(batch))
-    return np.concatenate(parts)
+        return class_logits(classifier, clips, np.arange(len(clips)), bar)
 
-# %% ../nbs/07b_elsewhere.ipynb #f2310709
+# %% ../nbs/07b_elsewhere.ipynb #880d6c44
 def judge_logits(
     truth:list[str|None], # the classifier's class of each clip, None where it has none
     logits:np.ndarray, # (clips, classes)
@@ -85,7 +81,7 @@ def judge_logits(
     "How a classifier does on clips of another corpus; `rejection` is None where all clips have a class."
     known, groups = np.array([label is not None for label in truth]), np.array(groups)
     numbers = np.array([labels.index(label) for label in truth if label is not None])
-    shares = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))[known]
+    shares = temper(logits, 1.0)[known]
     scores = judge(numbers, shares, labels) | {"ci95": bootstrap_intervals(numbers, shares, groups[known], len(labels))}
     told = None if known.all() else {
         score: judge_rejection(known, familiarity(logits, score), groups) for score in SCORES}
@@ -97,7 +93,7 @@ def _answered(known:np.ndarray, logits:np.ndarray, setting:dict) -> dict: # shar
     share = lambda rows: float(kept[rows].mean()) if rows.any() else None
     return {"score": setting["score"], "threshold": setting["threshold"], "known": share(known), "foreign": share(~known)}
 
-# %% ../nbs/07b_elsewhere.ipynb #bfc40c66
+# %% ../nbs/07b_elsewhere.ipynb #4d87131a
 def judge_elsewhere(
     run:Run, # finished
     other:Recipe, # whose corpus is judged
@@ -109,8 +105,7 @@ def judge_elsewhere(
         raise UserError("--judge-on: is for corpora of one label a clip")
     corpus = read_recipe_corpus(other)
     labels, manifest = check_map(labels, run.labels, corpus.labels), corpus.manifest
-    classifier = load_classifier(run.folder/"models"/"final_model.safetensors", run.device)
-    logits = answers(classifier, open_elsewhere(run, corpus))
+    logits = answers(run, open_elsewhere(run, corpus))
     truth = [labels.get(label) for label in manifest["label"]]
     setting = read_json(run.folder/"metrics.json").get("calibration", {}).get("rejection")
     found = judge_logits(truth, logits, manifest["group"].tolist(), run.labels, setting)
@@ -122,7 +117,7 @@ def judge_elsewhere(
 def _write(run:Run, name:str, found:dict, manifest:pd.DataFrame, truth:list, logits:np.ndarray):
     "Keep the judgement and its predictions."
     folder = run.folder/"elsewhere"/name
-    shares = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    shares = temper(logits, 1.0)
     table = manifest[["path", "label"]].assign(truth=truth, predicted=[run.labels[number] for number in shares.argmax(1)])
     table = pd.concat([table.reset_index(drop=True), pd.DataFrame(shares, columns=run.labels)], axis=1)
     write_text(folder/"predictions.csv", table.to_csv(index=False, float_format="%.8f"))

@@ -6,8 +6,8 @@
 __all__ = ['STAGES', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_run', 'enter_run', 'require', 'stage', 'read_recipe_corpus',
            'open_recipe_bank', 'explore', 'open_clips', 'front_end_of', 'measure', 'moments_of', 'targets_of',
            'augmentations', 'train', 'model_file', 'model_of', 'optimisation_of', 'prepare', 'fit_fold',
-           'train_as_rank', 'evaluate', 'judged', 'unknown_parameters', 'refuse_unknown_parameters', 'StageError',
-           'notebook_of', 'execute', 'run_all']
+           'train_as_rank', 'evaluate', 'class_logits', 'judged', 'unknown_parameters', 'refuse_unknown_parameters',
+           'StageError', 'notebook_of', 'execute', 'run_all']
 
 # %% ../nbs/07_pipeline.ipynb #f1edced2
 import ast
@@ -652,14 +652,15 @@ def _failure(error) -> Exception:
     if text.startswith("UserError: "): return UserError(text.removeprefix("UserError: "))
     return RuntimeError(f"training process {rank}: {text}")
 
-# %% ../nbs/07_pipeline.ipynb #a4757af5
+# %% ../nbs/07_pipeline.ipynb #cde80dbc
 def evaluate(
     run:Run,
 ) -> dict: # the metrics
     "Stage 4: judge the classifiers, write predictions, metrics, figures and the report."
     if not run.finished("4_evaluation"):
         with stage(run, "4_evaluation") as lap:
-            table, logits = _logits(run)
+            clips = open_clips(run)
+            table, logits = _logits(run, clips)
             calibration, temperatures = _calibration(run, table, logits)
             predictions = _predictions(run, table, logits, temperatures)
             write_text(run.folder/"predictions.csv", predictions.to_csv(index=False, float_format="%.8f"))
@@ -670,14 +671,14 @@ def evaluate(
             metrics |= {"calibration": calibration, "study": _study(run)} | _speeds(run, len(predictions))
             write_json(run.folder/"metrics.json", metrics)
             drawn = _draw_judgement(run, metrics)
-            errors, drawn_map = _errors(run, open_clips(run), predictions)
+            errors, drawn_map = _errors(run, clips, predictions)
             write_text(run.folder/"report.html", _report(run, metrics, drawn, predictions, errors, drawn_map))
     return read_json(run.folder/"metrics.json")
 
-# %% ../nbs/07_pipeline.ipynb #59b10131
-def _logits(run:Run) -> tuple[pd.DataFrame, np.ndarray]: # path, split, fold, label of judged clips; (clips, classes)
+# %% ../nbs/07_pipeline.ipynb #3da3749a
+def _logits(run:Run, clips:Resident) -> tuple[pd.DataFrame, np.ndarray]: # path, split, fold, label of judged clips; (clips, classes)
     "What each fold's classifier says of its validation clips, and the final one of the test split, not calibrated."
-    manifest, clips, rows = run.manifest, open_clips(run), []
+    manifest, rows = run.manifest, []
     tested = np.flatnonzero(manifest["split"] == "test")
     judged_by = [(part, part.valid if part.number else tested) for part in fold_parts(manifest)]
     order = np.concatenate([indices for _, indices in judged_by])
@@ -685,7 +686,7 @@ def _logits(run:Run) -> tuple[pd.DataFrame, np.ndarray]: # path, split, fold, la
         for part, indices in judged_by:
             if not len(indices): continue
             classifier = for_inference(_as_trained(run, part), torch.float32)
-            rows.append(_judged_by(classifier, clips, indices, bar))
+            rows.append(class_logits(classifier, clips, indices, bar))
     return manifest.iloc[order][["path", "split", "fold", "label"]].reset_index(drop=True), np.concatenate(rows)
 
 def _as_trained(run:Run, part:FoldPart) -> Classifier:
@@ -695,9 +696,14 @@ def _as_trained(run:Run, part:FoldPart) -> Classifier:
     return classifier
 
 @torch.no_grad()
-def _judged_by(
-    classifier:Classifier, clips:Resident, indices:np.ndarray, bar, batch_size:int=64,
-) -> np.ndarray: # (clips, classes) float64
+def class_logits(
+    classifier:Classifier,
+    clips:Resident,
+    indices:np.ndarray, # (n,) of the clips
+    bar, # of progress; told how many clips are done
+    batch_size:int=64,
+) -> np.ndarray: # (n, classes) float64
+    "What a classifier says of some clips, in their order."
     parts = []
     for batch in torch.from_numpy(indices).split(batch_size):
         parts.append(classifier(clips.waveforms(batch)).cpu().double().numpy())

@@ -6,11 +6,11 @@
 __all__ = ['Share', 'Positive', 'Count', 'Deltas', 'Normalise', 'FrontEndPart', 'Factors', 'Dropped', 'NetworkPart',
            'SchedulePart', 'Level', 'Smoothing', 'LossPart', 'Part', 'CorpusPart', 'SplitsPart', 'ClipPart',
            'SpectrogramPart', 'LogMelPart', 'Log1pMelPart', 'ImagePart', 'MfccPart', 'WaveformPart',
-           'TransformerFeaturesPart', 'ClassAugmentPart', 'BackgroundPart', 'AugmentPart', 'ResidualPart', 'TimmPart',
-           'ImageCnnPart', 'SegmentPart', 'LstmPart', 'WaveformNetworkPart', 'AttentionPart', 'TransformerPart',
-           'PlateauPart', 'StepPart', 'OneCyclePart', 'CosinePart', 'CrossEntropyPart', 'BinaryPart', 'FocalPart',
-           'DistilPart', 'TrainPart', 'RejectPart', 'Recipe', 'explain', 'set_key', 'read_recipe', 'recipe_yaml',
-           'differences', 'seed_for']
+           'TransformerFeaturesPart', 'ClassAugmentPart', 'BackgroundPart', 'AugmentPart', 'Network', 'ResidualPart',
+           'TimmPart', 'ImageCnnPart', 'SegmentPart', 'LstmPart', 'WaveformNetworkPart', 'AttentionPart',
+           'TransformerPart', 'PlateauPart', 'StepPart', 'OneCyclePart', 'CosinePart', 'CrossEntropyPart', 'BinaryPart',
+           'FocalPart', 'DistilPart', 'TrainPart', 'RejectPart', 'Recipe', 'explain', 'set_key', 'read_recipe',
+           'recipe_yaml', 'differences', 'seed_for']
 
 # %% ../nbs/00_recipe.ipynb #a0f8c01f
 import difflib
@@ -180,32 +180,46 @@ class AugmentPart(Part):
     cutmix: Annotated[float, Field(ge=0)] = 0.0  # α of the share of time that another clip replaces
     per_class: dict[str, ClassAugmentPart] = {}
 
-# %% ../nbs/00_recipe.ipynb #6bbfccc3
+# %% ../nbs/00_recipe.ipynb #ada37e86
 Dropped = Annotated[float, Field(ge=0, lt=1)] # share of the units that are silenced in training
 
-class ResidualPart(Part):
+class Network(Part):
+    "What every network has."
+    @property
+    def halvings(self) -> int: return 0  # how often it halves bands and frames
+
+class ResidualPart(Network):
     "The residual network of `nonspeech7k.models.residual`."
     kind: Literal["residual"] = "residual"
     channels: Annotated[list[Count], Field(min_length=2, max_length=6)] = [32, 64, 128, 256]
     hidden: Count = 512  # units before the classes
     dropout: Dropped = 0.5
 
-class TimmPart(Part):
+    @property
+    def halvings(self) -> int: return len(self.channels) - 1
+
+class TimmPart(Network):
     "An image network of timm."
     kind: Literal["timm"] = "timm"
     model: str = "resnet18"  # timm's name
     weights: str = "none"  # 'none', 'hub' (ImageNet, downloaded once), or a .safetensors file
     dropout: Dropped = 0.0
 
-class ImageCnnPart(Part):
+    @property
+    def halvings(self) -> int: return 5
+
+class ImageCnnPart(Network):
     "Blocks of convolution, batch norm, ReLU and pooling, then two layers on the flattened picture."
     kind: Literal["image_cnn"] = "image_cnn"
     channels: Annotated[list[Count], Field(min_length=1, max_length=6)] = [64, 128, 256, 512]
     hidden: Count = 1024
     dropout: Dropped = 0.5
 
-# %% ../nbs/00_recipe.ipynb #de5d1883
-class SegmentPart(Part):
+    @property
+    def halvings(self) -> int: return len(self.channels)
+
+# %% ../nbs/00_recipe.ipynb #6b5bb805
+class SegmentPart(Network):
     "A fully convolutional network with one output per segment of time."
     kind: Literal["segments"] = "segments"
     filters: Annotated[list[Count], Field(min_length=2, max_length=8)] = [16, 32, 64, 128, 256, 512]
@@ -215,7 +229,10 @@ class SegmentPart(Part):
     @property
     def segment(self) -> int: return 2 ** (len(self.filters) + 1)  # frames
 
-class LstmPart(Part):
+    @property
+    def halvings(self) -> int: return len(self.filters)
+
+class LstmPart(Network):
     "A long short-term memory over frames."
     kind: Literal["lstm"] = "lstm"
     hidden: Count = 128  # units of each direction
@@ -223,15 +240,15 @@ class LstmPart(Part):
     directions: Literal[1, 2] = 2
     dropout: Dropped = 0.3
 
-class WaveformNetworkPart(Part):
+class WaveformNetworkPart(Network):
     "One-dimensional convolutions on the raw waveform."
     kind: Literal["waveform"] = "waveform"
     channels: Annotated[list[Count], Field(min_length=1, max_length=8)] = [16, 32, 64, 256]
     hidden: Count = 64
     dropout: Dropped = 0.2
 
-# %% ../nbs/00_recipe.ipynb #9eb15c59
-class AttentionPart(Part):
+# %% ../nbs/00_recipe.ipynb #9c2a8508
+class AttentionPart(Network):
     "Convolutions, a recurrent layer over frames, and self-attention over time."
     kind: Literal["attention"] = "attention"
     channels: Annotated[list[Count], Field(min_length=1, max_length=6)] = [32, 64, 128]
@@ -239,7 +256,10 @@ class AttentionPart(Part):
     heads: Count = 4
     dropout: Dropped = 0.3
 
-class TransformerPart(Part):
+    @property
+    def halvings(self) -> int: return len(self.channels)
+
+class TransformerPart(Network):
     "The Audio Spectrogram Transformer, through Hugging Face transformers."
     kind: Literal["transformer"] = "transformer"
     weights: str = "MIT/ast-finetuned-audioset-10-10-0.4593"  # a name on the hub, a folder, or 'none'
@@ -404,13 +424,7 @@ def _augment_conflicts(recipe:Recipe):
     if general.per_class and recipe.corpus.labels_per_clip == "several":
         yield "augment.per_class", "a clip of several labels has no one class's policy; remove it"
 
-# %% ../nbs/00_recipe.ipynb #c1469003
-def _halvings(network:Part) -> int:
-    "How often a network halves bands and frames."
-    counts = {"residual": lambda: len(network.channels) - 1, "image_cnn": lambda: len(network.channels),
-              "segments": lambda: len(network.filters), "attention": lambda: len(network.channels), "timm": lambda: 5}
-    return counts.get(network.kind, lambda: 0)()
-
+# %% ../nbs/00_recipe.ipynb #1c41228e
 def _network_conflicts(recipe:Recipe):
     network, front = recipe.network, recipe.front_end
     channels, bands, frames = front.shape(recipe.clip.samples)
@@ -421,9 +435,9 @@ def _network_conflicts(recipe:Recipe):
     if network.kind == "segments" and frames < network.segment:
         yield "network.filters", (f"a segment is {network.segment} frames long and the clip only {frames}; take fewer "
                                   f"filters, a smaller front_end.hop_length or a longer clip.seconds")
-    if min(bands, frames) < 2 ** _halvings(network) and network.kind != "waveform":
-        yield f"network.{'filters' if network.kind == 'segments' else 'channels'}" if network.kind != "timm" else \
-            "network.model", f"{bands} bands × {frames} frames are too few to be halved {_halvings(network)} times"
+    if min(bands, frames) < 2 ** network.halvings:
+        key = {"segments": "filters", "timm": "model"}.get(network.kind, "channels")
+        yield f"network.{key}", f"{bands} bands × {frames} frames are too few to be halved {network.halvings} times"
     if network.kind == "transformer" and network.hidden % network.heads:
         yield "network.heads", f"must divide network.hidden, {network.hidden}"
 
