@@ -13,7 +13,8 @@ _parser.read(HERE / "settings.ini", encoding="utf-8")
 settings = _parser["DEFAULT"]
 EXTRAS = {key.removesuffix("_requirements"): value.split() for key, value in settings.items()
           if key.endswith("_requirements") and key != "dev_requirements"}
-ALL = sum(EXTRAS.values(), [])
+# what converts to TensorFlow Lite asks for older versions of what the rest needs: an environment of its own
+ALL = sum((EXTRAS[name] for name in EXTRAS if name != "tflite"), [])
 
 
 class BuildWithNotebooks(build_py):

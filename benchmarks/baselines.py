@@ -21,6 +21,7 @@ from benchmarks.common import RESULTS, ROOT, machine, real_recordings
 from nonspeech7k import pipeline
 from nonspeech7k.files import read_json, write_json
 from nonspeech7k.inference.classifier import Classifier, describe, for_inference
+from nonspeech7k.models.kernels import kernels_status
 from nonspeech7k.models.registry import count_parameters, multiply_adds
 from nonspeech7k.recipe import read_recipe
 from nonspeech7k.training.crossval import fold_parts
@@ -91,6 +92,7 @@ def speeds(corpus: str, network: str, classes: int, folder: Path, batches: int =
     size = recipe.train.batch_size
     sounds = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (size, recipe.clip.samples)).astype(np.float32))
     model = pipeline.model_of(recipe, classes)
+    how = {"precision": str(model.dtype).removeprefix("torch."), "computed_by": kernels_status(model.network, sounds.device, model.dtype)}
     targets, settings = torch.arange(size) % classes, pipeline.optimisation_of(recipe)
     every, none = torch.arange(size).repeat(batches), torch.empty(0, dtype=torch.int64)
     training = []
@@ -104,7 +106,7 @@ def speeds(corpus: str, network: str, classes: int, folder: Path, batches: int =
     classifier = for_inference(Classifier(model.front_end, model.network, describe(labels, recipe.model_dump())), torch.float32)
     inference = [timed(lambda: classifier.probabilities(sounds)) for _ in range(repeats + 1)]
     return {"training_clips_per_second": size * batches / median(training[1:]),
-            "inference_clips_per_second": size / median(inference[1:])}
+            "inference_clips_per_second": size / median(inference[1:])} | how
 
 
 class Sounds:
@@ -126,7 +128,7 @@ def known() -> dict:
 
 def enter(corpus: str, network: str, found: dict):
     "Add to a row of the results."
-    results = known()
+    results = known() | {"machine": machine()}
     row = results["rows"].setdefault(corpus, {}).setdefault(network, {})
     row |= found
     if "training_clips_per_second" in row and "steps" in row:

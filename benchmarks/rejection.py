@@ -3,8 +3,8 @@ real recordings: `python -m benchmarks.rejection`.
 
 By turn, four of the sixteen classes of the Deeply sample are left out, a narrow residual network is cross-validated and
 trained on the other twelve, and temperature and thresholds are set on its validation clips. Then come clips that it
-never heard: a fifth of the speakers with known classes, the classes left out, and the sounds of ESC-10 that no human
-makes. No setting was chosen by what came out."""
+never heard: of the fifth of the speakers set aside before all training the clips of known classes and those of the
+classes left out, and the sounds of ESC-10 that no human makes. No setting was chosen by what came out."""
 import argparse
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -24,9 +24,11 @@ from nonspeech7k.data.clips import open_bank
 from nonspeech7k.data.corpora import paths, read_corpus
 from nonspeech7k.data.splits import assign_folds, split_test
 from nonspeech7k.evaluation.calibration import (
-    calibrate_folds, calibration_bins, calibration_error, chance_error, risk_area, risk_coverage, temper, tempered_loss,
+    calibrate_folds, calibration_bins, calibration_error, chance_error, confidences, risk_area, risk_coverage, temper,
+    tempered_loss,
 )
 from nonspeech7k.evaluation.comparison import clip_weights, weighted_auc
+from nonspeech7k.evaluation.errors import effective_size, wilson_bounds
 from nonspeech7k.evaluation.metrics import judge
 from nonspeech7k.evaluation.rejection import SCORES, familiarity, rejection_setting, weighted_fpr
 from nonspeech7k.files import write_json
@@ -100,8 +102,9 @@ def one_round(recipe, deeply: Sounds, esc10: Sounds, moments: torch.Tensor, left
         model, targets, (rows, folds, logits) = fits(recipe, deeply, moments, known, Path(place))
     calibration, scaled = calibrate_folds(targets[rows], logits, folds)
     temperature, groups = calibration["temperature"], table["group"].to_numpy()
-    test = np.flatnonzero((table["split"] == "test") & table["label"].isin(known))
-    parts = {"known": (deeply, test), "left_out": (deeply, np.flatnonzero(table["label"].isin(left_out))),
+    unheard, kept = table["split"] == "test", table["label"].isin(known)  # both sets: speakers without training clips
+    test = np.flatnonzero(unheard & kept)
+    parts = {"known": (deeply, test), "left_out": (deeply, np.flatnonzero(unheard & ~kept)),
              "esc10": (esc10, np.flatnonzero(~other["label"].isin(HUMAN)))}
     asked = {name: pd.DataFrame({"set": name, "label": of.manifest["label"].iloc[chosen],
                                  "group": f"{name == 'esc10'} " + of.manifest["group"].iloc[chosen].astype(str)})
@@ -157,6 +160,16 @@ def at_threshold(rounds: list[dict]) -> dict:
     return found
 
 
+def reliability(truth: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> pd.DataFrame:
+    "The bins of confidence, with Wilson's intervals for as many independent clips as their speakers are worth."
+    bins, (sure, _) = calibration_bins(truth, probabilities), confidences(truth, probabilities)
+    number = np.searchsorted(bins["low"], sure) - 1  # (low, high]
+    sizes = [effective_size(groups[number == row]) for row in range(len(bins))]
+    low, high = zip(*(wilson_bounds(share, size) for share, size in zip(bins["accuracy"], sizes)))
+    assert (np.bincount(number) == bins["clips"]).all()
+    return bins.assign(effective=sizes, accuracy_low=low, accuracy_high=high)
+
+
 def calibrated(rounds: list[dict], part: str) -> dict:
     "The calibration of all rounds' clips together, before and after, with intervals over speakers."
     truth, before, after, groups = zip(*(each[part] for each in rounds))
@@ -174,7 +187,7 @@ def calibrated(rounds: list[dict], part: str) -> dict:
             found[when][f"ece_{kind}"] = {"value": round(calibration_error(truth, probabilities, kind=kind), 4),
                                           "ci95": middle(np.array(drawn)),
                                           "by_chance": round(chance_error(probabilities, kind=kind), 4)}
-        found[when]["bins"] = calibration_bins(truth, probabilities).round(4).to_dict("list")
+        found[when]["bins"] = reliability(truth, probabilities, groups).round(4).to_dict("list")
         if part == "test": found[when]["risk"] = curve["risk"].round(4).tolist()  # the most certain clip first
     return {"clips": len(truth), "speakers": len(set(groups))} | found
 

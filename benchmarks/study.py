@@ -23,7 +23,7 @@ from nonspeech7k.data.splits import assign_folds
 from nonspeech7k.files import write_json
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for
 from nonspeech7k.training.crossval import fit_part, fold_parts, median_rates
-from nonspeech7k.training.devices import Resident, choose_device, precision
+from nonspeech7k.training.devices import Resident, choose_device
 from nonspeech7k.training.fit import Model, predict_logits, trained_clips
 
 CLIPS_A_RECORDING = 3.3
@@ -174,8 +174,8 @@ def peak_memory(device: torch.device) -> dict:  # GB
 
 def measured(recipe: Recipe, manifest: pd.DataFrame, clips: Resident, compiled: bool, top: dict) -> dict:
     "One study, with its floor computed before it and its shares of the ceilings after."
-    device, dtype = clips.device, precision(recipe.train.precision, clips.device)
-    front_end = model_of(recipe, len(NONSPEECH7K), device).front_end
+    device, model = clips.device, model_of(recipe, len(NONSPEECH7K), clips.device)
+    dtype, front_end = model.dtype, model.front_end
     clip = work(recipe, front_end(clips.waveforms(torch.arange(1, device=device))).cpu())
     parts, part = fold_parts(manifest), recipe.train
     trained = part.epochs * sum(trained_clips(len(fold.train), part.batch_size) for fold in parts)
@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
     about = machine(device)
     name = about["device_name"]
     print(f"on {name}, {len(manifest):,} synthetic clips", file=sys.stderr, flush=True)
-    clips, top = synthetic_clips(manifest, recipe, device), ceilings(device, precision(recipe.train.precision, device))
+    clips, top = synthetic_clips(manifest, recipe, device), ceilings(device, model_of(recipe, len(NONSPEECH7K), device).dtype)
     print("ceilings: " + ", ".join(f"{rate / 1e12:.3g} TFLOP/s {kind}" for kind, rate in top["flops"].items())
           + f", copies {top['bytes'] / 1e9:.4g} GB/s", file=sys.stderr, flush=True)
     studies = []

@@ -250,6 +250,8 @@ def test_audit_lists_spoiled_recordings(call, corpus, tmp_path):
         name = path.relative_to(corpus).as_posix()
         assert any(f"{name}: " in line for line in output) and SPOILED[how][1] in listed[name], name
     assert len(listed) == len(victims) and contents(corpus) == before
+    assert not any("on_bad_clip" in reason for reason in listed.values()), "what a recipe may say is no matter of a file"
+    assert any("fewer than 10 clips to train on: cough (8)" in warning for warning in found["warnings"]), "clips that cannot be read are none to train on"
     code, output, errors = call("audit", corpus, "--strict")
     assert code == 2 and output and len(errors) == 1 and "findings" in errors[0]
 
@@ -342,15 +344,93 @@ def test_links_in_a_circle_end(call, corpus, tmp_path):
     assert all("dead link" in problem for problem in found["problems"])
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_is_named(call, corpus, tmp_path):
-    (corpus / "laugh" / "05.wav").chmod(0)
+@pytest.fixture
+def bound(command, monkeypatch):
+    "A function that runs a command in a process that permissions bind, also where root runs the tests: exit code, lines on standard output, lines on standard error."
+    import conftest
+    if os.name != "posix": pytest.skip("permissions of another kind")
+    if os.geteuid() == 0:
+        if not shutil.which("setpriv"): pytest.skip("root may read everything, and there is no setpriv to change that")
+        monkeypatch.setattr(conftest, "PROGRAM", ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *conftest.PROGRAM])
+    def run(*arguments) -> tuple[int, list[str], list[str]]:
+        done = command(*arguments)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
+    return run
+
+
+@pytest.fixture
+def close(tmp_path):
+    "A function that takes all permissions from a file or folder; they come back in the end, so that what is there can be removed."
+    closed = []
+    def take(place: Path) -> Path:
+        closed.append((place, place.stat().st_mode))
+        place.chmod(0)
+        return place
+    yield take
+    for place, mode in reversed(closed): place.chmod(mode)
+
+
+def test_what_may_not_be_read_is_named(bound, close, corpus, tmp_path):
+    close(corpus / "laugh" / "05.wav")
+    close(corpus / "cough")
+    code, output, errors = bound("audit", corpus, "--out", tmp_path / "audit.json")
+    found = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    assert code == 0 and not errors and found["clips"] == 16, errors
+    assert [(clip["path"], clip["reason"]) for clip in found["unreadable"]] == [("laugh/05.wav", "no permission to read it; repair or remove it")]
+    assert found["problem_count"] == 17 and found["problems"][0].startswith("cough: the folder cannot be read") and "permissions" in found["problems"][0]
+    assert all("labels.csv, line" in problem and "the folder of this file cannot be read" in problem for problem in found["problems"][1:])
+    assert any("17 problems" in line for line in output) and found["fit"]["answer"] == "not yet"
+    code, output, errors = bound(*run_of(corpus, tmp_path / "run"))
+    assert code == 2 and not output and "17 problems" in errors[1] and errors[2].startswith("cough: the folder cannot be read"), errors
+
+
+@pytest.mark.parametrize("place", ["train/train", "train", "test"])
+def test_a_closed_part_of_the_archive_is_named(place, bound, close, archive, tmp_path):
+    close(archive / place)
+    code, output, errors = bound("audit", archive, "--out", tmp_path / "audit.json")
+    found = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    gone = 28 if place == "test" else 84
+    assert code == 0 and not errors and found["clips"] == 112 - gone and found["problem_count"] == gone + 1, output
+    assert sum(problem.startswith(f"{place}: the folder cannot be read") for problem in found["problems"]) == 1
+    close(archive / "metadata of test set.csv") # what its rows would say is anybody's guess
+    check_refused(bound("audit", archive), "metadata of test set.csv", "cannot be read")
+
+
+def test_a_closed_folder_of_a_table_is_named(bound, close, corpus, tmp_path):
+    (corpus / "meta").mkdir()
+    (corpus / "labels.csv").unlink()
+    (corpus / "laugh").rename(corpus / "audio")
+    rows = [f"{clip.name},{1 + number % 2},{number % 2},{('laugh', 'yawn')[number % 2]},{number // 4}" for number, clip in enumerate(sorted((corpus / "audio").iterdir()))]
+    (corpus / "meta" / "esc50.csv").write_text("filename,fold,target,category,src_file\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    close(corpus / "cough") # no business of the table
+    def problems() -> list[str]:
+        code, _, errors = bound("audit", corpus, "--out", tmp_path / "audit.json")
+        assert code == 0 and not errors, errors
+        return json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))["problems"]
+    assert problems() == []
+    close(corpus / "audio")
+    assert len(found := problems()) == 16 and all("the folder of this file cannot be read" in problem for problem in found)
+    close(corpus / "meta") # without the table the layout cannot be known: three closed folders
+    assert [problem.split(": ")[0] for problem in problems()] == ["audio", "cough", "meta"]
+
+
+def test_a_closed_root_is_refused(bound, close, model, corpus):
+    check_refused(bound("predict", model, close(corpus / "laugh")), str(corpus / "laugh"), "not readable")
+    check_refused(bound("predict", model, corpus), str(corpus / "laugh"), "permissions")
+    check_refused(bound("audit", close(corpus)), str(corpus), "permissions")
+    check_refused(bound("audit", corpus / "laugh"), str(corpus / "laugh"), "permissions")
+
+
+def test_what_is_no_regular_file_is_no_sound(call, model, corpus, tmp_path):
+    if not hasattr(os, "mkfifo"): pytest.skip("there are no pipes with a name")
+    os.mkfifo(corpus / "laugh" / "pipe.wav")
+    (corpus / "labels.csv").unlink()
+    for place in (corpus / "laugh" / "pipe.wav", Path(os.devnull)): # nobody writes into the pipe: to open it would be to wait for ever
+        check_refused(call("predict", model, place), str(place), "is no regular file")
     code, output, errors = call("audit", corpus, "--out", tmp_path / "audit.json")
     found = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
-    assert code == 0 and [clip["path"] for clip in found["unreadable"]] == ["laugh/05.wav"], errors
-    (corpus / "cough").chmod(0)
-    check_refused(call("audit", corpus), str(corpus / "cough"), "permissions")
-    (corpus / "cough").chmod(0o755)
+    assert code == 0 and found["clips"] == 32 and [problem.split(": ")[0] for problem in found["problems"]] == ["laugh/pipe.wav"], errors
 
 
 def test_names_that_are_no_text_are_reported(call, model, corpus, tmp_path):
@@ -371,14 +451,17 @@ def test_names_that_are_no_text_are_reported(call, model, corpus, tmp_path):
 # Large things
 
 MEASURED = """
-import json, resource, sys, time
+import json, re, resource, sys, time
+from pathlib import Path
 from nonspeech7k.data.audit import audit, audit_text
 from nonspeech7k.data.corpora import read_corpus
 start = time.process_time()
 found = audit(read_corpus(sys.argv[1], table=sys.argv[2] if len(sys.argv) > 2 else None))
 lines = audit_text(found).splitlines()
-print(json.dumps({"seconds": time.process_time() - start, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "lines": len(lines),
-                  "clips": found["clips"], "longest": found["seconds"]["max"], "problems": len(found["problems"]), "long": found["long"]}))
+status = Path("/proc/self/status") # Linux counts in ru_maxrss the process that started this one, the tests themselves, which may be larger
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) if status.exists() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"seconds": time.process_time() - start, "megabytes": peak / 1024, "lines": len(lines),
+                  "clips": found["clips"], "longest": found["seconds"]["max"], "problems": found["problem_count"], "long": found["long"]}))
 """
 
 
@@ -416,7 +499,7 @@ def test_a_table_of_a_million_rows_is_read_in_bounded_time_and_memory(corpus):
         file.writelines(f"laugh/x{number}.wav,laugh,{number // 3}\n" for number in range(1_000_000))
     found = measured(corpus, "clips.csv")
     assert found["clips"] == 16 and found["problems"] == 1_000_000 and found["lines"] < 60
-    assert found["seconds"] < 120 and found["megabytes"] < 2500, found
+    assert found["seconds"] < 120 and found["megabytes"] < 900, found
 
 
 # Leaks

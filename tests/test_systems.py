@@ -124,3 +124,13 @@ def test_several_labels_a_clip_go_all_the_way(loss, recipe_for, chorus):
 ])
 def test_a_mistake_is_one_sentence(changes, sentence, recipe_for):
     with pytest.raises(UserError, match=sentence): recipe_for("nonspeech7k", *changes)
+
+
+def test_further_seeds_repeat_the_study_and_show_its_spread(recipe_for):
+    run = recipe_for("nonspeech7k", "further_seeds=[1, 2]", "train.epochs=1")
+    seeds = read_json(run.folder / "metrics.json")["seeds"]
+    assert seeds["seeds"] == [42, 1, 2] and seeds["cv"]["macro_f1"]["runs"] == 3
+    again = read_json(run.folder / "seeds" / "1" / "metrics.json")
+    assert seeds["cv"]["macro_f1"]["values"][1] == again["cv"]["macro_f1"]["mean"] and "seeds" not in again
+    manifests = {(folder / "manifest.csv").read_text() for folder in (run.folder, *(run.folder / "seeds").iterdir())}
+    assert len(manifests) == 3, "each seed draws its own folds"

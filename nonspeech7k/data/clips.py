@@ -6,10 +6,11 @@
 __all__ = ['LOUDEST', 'MARGIN', 'FULL_SCALE', 'VERSION', 'TOGETHER', 'TICK', 'BadClip', 'read_sound', 'read_clip', 'quantise',
            'restore', 'read_sixteen_bits', 'Bank', 'bank_key', 'file_digests', 'open_bank']
 
-# %% ../../nbs/01f_data.clips.ipynb #be2ef498
+# %% ../../nbs/01f_data.clips.ipynb #da9efa73
 import json
 import os
 import shutil
+import stat
 import struct
 import time
 from collections.abc import Callable
@@ -40,20 +41,29 @@ def _check_whole(
         if promised > real and promised != 0xFFFFFFFF:
             raise ValueError(f"truncated: the header promises {promised} bytes of sound, the file holds {real}")
 
-# %% ../../nbs/01f_data.clips.ipynb #6eb27edd
+# %% ../../nbs/01f_data.clips.ipynb #b0c91e6e
+def _check_there(
+    path:str|Path,
+):
+    "Raise ValueError or OSError for what is no file with something in it that one may read."
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode): raise ValueError("is a directory")
+    if not stat.S_ISREG(found.st_mode): raise ValueError("is no regular file")
+    if not found.st_size: raise ValueError("empty, 0 bytes")
+    if not os.access(path, os.R_OK): raise PermissionError
+
 def _opened(
     path:str|Path,
     read:Callable[[soundfile.SoundFile], object], # what to do with the open file
 ): # what `read` returns
     "Open a sound file and read from it; raises `BadClip` for all that can be wrong with it."
     try:
-        if not Path(path).is_file(): raise ValueError("is a directory" if Path(path).is_dir() else "no such file")
-        if os.path.getsize(path) == 0: raise ValueError("empty, 0 bytes")
+        _check_there(path)
         with soundfile.SoundFile(path) as file:
             _check_whole(file.extra_info)
             return read(file)
     except (ValueError, OSError, soundfile.LibsndfileError) as error:
-        raise BadClip(f"{path}: {_reason(error)}; repair or remove it, or set on_bad_clip: skip") from error
+        raise BadClip(f"{path}: {_reason(error)}; repair or remove it") from error
 
 # %% ../../nbs/01f_data.clips.ipynb #8372ae6e
 def read_sound(
@@ -85,7 +95,7 @@ def _sixteen_bits(file:soundfile.SoundFile, wanted:int) -> np.ndarray:
     _check_length(samples, wanted)
     return samples
 
-# %% ../../nbs/01f_data.clips.ipynb #45a62b93
+# %% ../../nbs/01f_data.clips.ipynb #56222747
 # integers written as floats reach 2**31; beyond this the power of a window leaves the range of float32
 LOUDEST = 1e10
 
@@ -106,7 +116,9 @@ def _reason(error:Exception) -> str:
         return "the header gives 0 Hz, or another sampling rate that cannot be"
     if isinstance(error, soundfile.LibsndfileError):
         return f"cannot be decoded ({error.error_string.strip().rstrip('.')})"
-    return error.strerror if isinstance(error, OSError) else str(error)
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)): return "no such file"
+    if isinstance(error, PermissionError): return "no permission to read it"
+    return error.strerror.lower() if isinstance(error, OSError) else str(error)
 
 # %% ../../nbs/01f_data.clips.ipynb #cc14c75d
 MARGIN = 0.25 # seconds read beyond the clip's end, for the resampler's filter
@@ -322,7 +334,7 @@ def _remembered(
     return results, {name: [stamp, result] for name, stamp, result in zip(names, stamps, results)
                      if not isinstance(result, BadClip) and stamp and _settled(stamp, now)}
 
-# %% ../../nbs/01f_data.clips.ipynb #5482de9c
+# %% ../../nbs/01f_data.clips.ipynb #9bbbcd42
 def _stamp_or_none(path:Path) -> list[int]|None:
     "A file's stamp, or None where there is no file to look at: reading it will say why."
     try: return _stamp(path)
@@ -331,9 +343,7 @@ def _stamp_or_none(path:Path) -> list[int]|None:
 def _digest(path:Path) -> str:
     "A file's digest, or `BadClip` where there is no file to read."
     try: return digest(path)
-    except OSError as error:
-        reason = error.strerror.lower()
-        raise BadClip(f"{path}: {reason}; repair or remove it, or set on_bad_clip: skip") from error
+    except OSError as error: raise BadClip(f"{path}: {_reason(error)}; repair or remove it") from error
 
 def file_digests(
     paths:list[Path], # sound files
@@ -382,12 +392,14 @@ def _ensure(files:dict, rate:int, seconds:float, folder:Path, workers:int|None) 
         if faults: write_json(known_bad, faults)
     return {index: BadClip(f"{path}: {faults[content]}") for content in faults for index, path in files[content]}
 
-# %% ../../nbs/01f_data.clips.ipynb #d57f7231
+# %% ../../nbs/01f_data.clips.ipynb #0968abda
 def _still_bad(faults:dict[str, str], files:dict, rate:int, seconds:float) -> dict[str, str]:
-    "The faults that are still there."
+    "The faults that are still there, in the words of today."
     attempt = _attempt(lambda path: read_sixteen_bits(path, rate, seconds))
-    tried = {content: attempt(files[content][0][1]) for content in faults}
-    return {content: faults[content] for content, result in tried.items() if isinstance(result, BadClip)}
+    paths = {content: files[content][0][1] for content in faults}
+    tried = {content: attempt(path) for content, path in paths.items()}
+    return {content: str(result).removeprefix(f"{paths[content]}: ")
+            for content, result in tried.items() if isinstance(result, BadClip)}
 
 # %% ../../nbs/01f_data.clips.ipynb #b8904b90
 def _build(files:dict, rate:int, seconds:float, folder:Path, workers:int|None) -> dict[str, str]:

@@ -6,17 +6,18 @@
 __all__ = ['RATE', 'WINDOW', 'STEP', 'EDGES', 'RANGE', 'LONGEST', 'ALIKE', 'CHANCE', 'BLOCK', 'band_levels', 'fingerprint',
            'similarity', 'least_similarity', 'near_duplicates', 'sets_of', 'to_text', 'from_text']
 
-# %% ../../nbs/01fb_data.fingerprints.ipynb #5182d821
+# %% ../../nbs/01fb_data.fingerprints.ipynb #0f634050
 from base64 import b64decode, b64encode
 
 import numpy as np
 import pandas as pd
 import soxr
+from scipy.fft import rfft
 from scipy.signal import get_window
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-# %% ../../nbs/01fb_data.fingerprints.ipynb #c4da7485
+# %% ../../nbs/01fb_data.fingerprints.ipynb #c52ebb52
 RATE = 8_000 # Hz, at which all sounds are compared
 WINDOW, STEP = 2048, 256 # samples: 256 ms, 32 ms
 EDGES = np.geomspace(150, 3600, 34) # Hz, of the bands
@@ -31,7 +32,7 @@ def band_levels(
     sound = soxr.resample(samples.astype(np.float32, copy=False), rate, RATE)[:round(LONGEST * RATE)]
     sound = np.pad(sound, (0, max(0, WINDOW + STEP - len(sound))))
     frames = np.lib.stride_tricks.sliding_window_view(sound, WINDOW)[::STEP]
-    power = np.abs(np.fft.rfft(frames * get_window("hann", WINDOW).astype(np.float32))) ** 2
+    power = np.abs(rfft(frames * get_window("hann", WINDOW).astype(np.float32))) ** 2
     first = np.searchsorted(np.fft.rfftfreq(WINDOW, 1 / RATE), EDGES)
     return (np.log10(np.add.reduceat(power, first, axis=1)[:, :-1] + 1e-12),
             np.log10(power.sum(1) + 1e-12))
@@ -99,13 +100,14 @@ def _alike_blocks(rows:np.ndarray, heard:np.ndarray, start:int, other:int, thres
     first, second = np.nonzero(np.triu(enough, 1) if start == other else enough)
     return pd.DataFrame({"first": first + start, "second": second + other, "similarity": alike[first, second]})
 
-# %% ../../nbs/01fb_data.fingerprints.ipynb #b63aaaa9
+# %% ../../nbs/01fb_data.fingerprints.ipynb #a83cc401
 def sets_of(
     pairs:pd.DataFrame, # first, second
     count:int, # of sounds
 ) -> list[list[int]]: # positions, each set in order
     "The sets of sounds that hang together by pairs."
-    links = coo_array((np.ones(len(pairs)), (pairs["first"].astype(int), pairs["second"].astype(int))), shape=(count, count))
+    ends = pairs["first"].astype(int), pairs["second"].astype(int)
+    links = coo_array((np.ones(len(pairs)), ends), shape=(count, count))
     _, member = connected_components(links, directed=False)
     return [group.tolist() for _, group in pd.Series(range(count)).groupby(member) if len(group) > 1]
 

@@ -50,7 +50,7 @@ def join_copies(
     "Groups joined where they hold copies of the same file, or near duplicates."
     return join_groups(manifest, [contents, *([set_marks(manifest, near)] if near else [])])
 
-# %% ../../nbs/01e_data.splits.ipynb #d4a6f6ff
+# %% ../../nbs/01e_data.splits.ipynb #06788fd4
 def rarest_label(
     manifest:pd.DataFrame, # with label
     labels_per_clip:str="one", # or 'several'
@@ -58,7 +58,8 @@ def rarest_label(
     "The label by which each clip is stratified: its own, or the rarest of several."
     if labels_per_clip == "one": return manifest["label"]
     labels = each_label(manifest, labels_per_clip)["label"]
-    ranked = labels.to_frame().assign(count=labels.map(labels.value_counts())).sort_values(["count", "label"], kind="stable")
+    counted = labels.to_frame().assign(count=labels.map(labels.value_counts()))
+    ranked = counted.sort_values(["count", "label"], kind="stable")
     return ranked.loc[~ranked.index.duplicated(), "label"].reindex(manifest.index)
 
 # %% ../../nbs/01e_data.splits.ipynb #e3aa8c57
@@ -144,10 +145,11 @@ def assign_folds(
     _refuse_missing_classes(each_label(manifest[manifest["fold"] > 0], labels_per_clip))
     return manifest
 
-# %% ../../nbs/01e_data.splits.ipynb #1dd0754a
+# %% ../../nbs/01e_data.splits.ipynb #fee769a4
 def _drawn(train:pd.DataFrame, kind:str, folds:int, seed:int, labels_per_clip:str) -> pd.Series:
     "Fold numbers by scikit-learn, grouped or not."
-    _refuse_small(each_label(train, labels_per_clip), folds, "group" if kind == "grouped" else "clip", f"splits.folds {folds}")
+    unit = "group" if kind == "grouped" else "clip"
+    _refuse_small(each_label(train, labels_per_clip), folds, unit, f"splits.folds {folds}")
     grouped = kind == "grouped"
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold # slow to import, needed only here
     division = StratifiedGroupKFold if grouped else StratifiedKFold
@@ -162,7 +164,8 @@ def _official(train:pd.DataFrame, folds:int) -> pd.Series:
     "The corpus's own fold numbers."
     given = sorted(int(fold) for fold in train["fold"].unique())
     if given != list(range(1, folds + 1)):
-        raise UserError(f"splits.kind official: the corpus has {f'the folds {given}' if any(given) else 'no folds'}, not 1 to {folds}; "
+        there = f"the folds {given}" if any(given) else "no folds"
+        raise UserError(f"splits.kind official: the corpus has {there}, not 1 to {folds}; "
                         f"set splits.folds to match, or splits.kind to grouped")
     return train["fold"]
 
@@ -214,10 +217,10 @@ def _refuse_missing_classes(judged:pd.DataFrame):
                for fold, row in table.iterrows() for label, count in row.items() if count == 0]
     if missing: raise UserError(listed(missing))
 
-# %% ../../nbs/01e_data.splits.ipynb #a4411320
+# %% ../../nbs/01e_data.splits.ipynb #a0fdb958
 def balance(
     manifest:pd.DataFrame, # with fold numbers, label and group
-) -> pd.DataFrame: # one row a class: the smallest and largest share that one fold holds, and the allowed distance from 1/k
+) -> pd.DataFrame: # a row a class: the smallest and largest share that a fold holds, the allowed distance from 1/k
     "The share of each class's training clips that the emptiest and the fullest fold hold."
     judged = manifest[manifest["fold"] > 0]
     shares = pd.crosstab(judged["label"], judged["fold"], normalize="index")
@@ -233,7 +236,7 @@ def within_bound(
     far = np.maximum(shares["largest"] - equal, equal - shares["smallest"])
     return bool((far <= shares["allowed"] + 1e-9).all())
 
-# %% ../../nbs/01e_data.splits.ipynb #ae4e8737
+# %% ../../nbs/01e_data.splits.ipynb #afa8bf27
 def sides(
     manifest:pd.DataFrame, # with split and fold
 ) -> pd.Series: # 'test', 'fold 1', …, 'train', or '' for a clip that takes part in nothing
@@ -244,10 +247,12 @@ def sides(
 
 def _torn(manifest:pd.DataFrame, mark, kind:str) -> list[dict]: # mark: (clips,), equal where clips belong together
     "The sets of one kind that stand on more than one side."
-    clips = pd.DataFrame({"path": manifest["path"].to_numpy(), "side": sides(manifest).to_numpy(), "mark": np.asarray(mark)})
+    clips = pd.DataFrame({"path": manifest["path"].to_numpy(), "side": sides(manifest).to_numpy(),
+                          "mark": np.asarray(mark)})
     clips = clips[clips["side"] != ""]
     clips = clips[clips.groupby("mark")["side"].transform("nunique") > 1]
-    return [{"kind": kind, "name": str(name) if kind == "group" else "", "sides": sorted(set(rows["side"])), "paths": rows["path"].tolist(),
+    return [{"kind": kind, "name": str(name) if kind == "group" else "",
+             "sides": sorted(set(rows["side"])), "paths": rows["path"].tolist(),
              "stands": rows["side"].tolist()} for name, rows in clips.groupby("mark", sort=True)]
 
 # %% ../../nbs/01e_data.splits.ipynb #3711c305
@@ -262,7 +267,7 @@ def leaks(
              *_torn(manifest, set_marks(manifest, near), "near duplicates")]
     return pd.DataFrame(found, columns=["kind", "name", "sides", "paths", "stands"])
 
-# %% ../../nbs/01e_data.splits.ipynb #86f7273d
+# %% ../../nbs/01e_data.splits.ipynb #174d6ba4
 def _leak_sentence(leak) -> str: # a row of `leaks`
     "One leak in words, with a file of each side."
     shown = {side: path for side, path in reversed(list(zip(leak.stands, leak.paths)))}
@@ -278,10 +283,11 @@ def leak_note(
     counts = found["kind"].value_counts()
     words = {"group": ("group", "groups"), "identical files": ("set of identical files", "sets of identical files"),
              "near duplicates": ("set of near duplicates", "sets of near duplicates")}
-    said = [f"{counts[kind]:,} {many if counts[kind] > 1 else one}" for kind, (one, many) in words.items() if kind in counts]
+    said = [f"{counts[kind]:,} {many if counts[kind] > 1 else one}"
+            for kind, (one, many) in words.items() if kind in counts]
     return f"leaking splits, allowed by the recipe: {', '.join(said)} on more than one side; the scores are too good"
 
-# %% ../../nbs/01e_data.splits.ipynb #4627dca0
+# %% ../../nbs/01e_data.splits.ipynb #9b499e52
 def refuse_leaks(
     manifest:pd.DataFrame, # path, group, split and fold
     copies:list[list[str]]=(), # sets of identical files, by path
@@ -292,5 +298,6 @@ def refuse_leaks(
     found = leaks(manifest, copies, near)
     if not len(found) or leaks_are == "allow": return found
     sentences = [_leak_sentence(leak) for leak in found.itertuples()]
-    raise UserError(f"splits: {len(found):,} leak{'s' * (len(found) > 1)}, with which the scores would be too good; set splits.kind: grouped, "
+    raise UserError(f"splits: {len(found):,} leak{'s' * (len(found) > 1)}, with which the scores would be too good; "
+                    f"set splits.kind: grouped, "
                     f"leave these clips out, or set splits.leaks: allow\n{listed(sentences)}")

@@ -43,7 +43,7 @@ def plot_measure(
     _title(figure, title, _clips(len(clips)), note)
     return figure
 
-# %% ../../nbs/05da_evaluation.auditpage.ipynb #27a384b0
+# %% ../../nbs/05da_evaluation.auditpage.ipynb #4df5d755
 _SHIFTS = {"duration": ("seconds", "duration (s)"), "level": ("rms_db", "RMS level (dB re full scale)"),
            "bandwidth": ("bandwidth", "bandwidth (Hz)")}
 
@@ -60,11 +60,12 @@ def plot_shift(
                       linestyle=style, label=f"{split} ({_clips(len(values))})")
         _plain(axes, grid="both").set_xlabel(axis)
     figure.axes[0].set_ylabel("share of the clips below")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
+                  frameon=False, fontsize=9)
     _title(figure, "Train and test", note)
     return figure
 
-# %% ../../nbs/05da_evaluation.auditpage.ipynb #0ea5da26
+# %% ../../nbs/05da_evaluation.auditpage.ipynb #b45288a0
 def _ends(
     audit:dict,
     key:str, # of a class's summary: 'median_bandwidth'
@@ -93,75 +94,101 @@ def audit_figures(
         "levels": (measured("rms_db", "RMS level (dB re full scale)", "Level by class"), "Level of each clip.",
                    f"Levels by class: {_ends(audit, 'median_rms_db', '{:.1f} dB')}."),
         "bandwidths": (measured("bandwidth", "bandwidth (Hz)", "Bandwidth by class"),
-                       "The highest frequency that carries energy. A class that stands apart can be told by its microphone.",
+                       "The highest frequency that carries energy. "
+                       "A class that stands apart can be told by its microphone.",
                        f"Bandwidths by class: {_ends(audit, 'median_bandwidth', '{:,.0f} Hz')}.")}
     if audit["shift"]:
         said = "; ".join(shift["sentence"] for shift in audit["shift"] if shift["what"] in _SHIFTS)
-        drawn["shift"] = (plot_shift(clips, note), "The farther the curves lie apart, the more the test differs from the training.",
+        drawn["shift"] = (plot_shift(clips, note),
+                          "The farther the curves lie apart, the more the test differs from the training.",
                           f"Cumulative distributions: {said}.")
     return {name: (png(figure), caption, text) for name, (figure, caption, text) in drawn.items()}
 
-# %% ../../nbs/05da_evaluation.auditpage.ipynb #22a323b4
+# %% ../../nbs/05da_evaluation.auditpage.ipynb #0ec8d4be
 _ANSWER = """
 <header>
 <p class="kicker">Audit of a corpus by nonspeech7k</p>
 <h1>{{ name }}: <span class="whole">{{ count(audit.clips, "clip") }}</span>{{ mark() }}</h1>
 <p class="lead">Fit to train on? {{ audit.fit.sentence[:1] | upper }}{{ audit.fit.sentence[1:] }}.</p>
-<p>{{ count(audit.clips, "clip") }} of {{ count(audit.labels | length, "class") }}{% if audit.grouped %} from {{ count(audit.groups, "group") }} (recordings or speakers){% endif %},
+<p>{{ count(audit.clips, "clip") }} of {{ count(audit.labels | length, "class") }}
+{%- if audit.grouped %} from {{ count(audit.groups, "group") }} (recordings or speakers){% endif %},
 {{ "%.1f" % (audit.seconds.total / 60) }} minutes, read in the layout <em>{{ audit.layout }}</em>.</p>
 <p>Licence: {{ audit.licence.sentence }}.</p>
 </header>
+"""
+
+# %% ../../nbs/05da_evaluation.auditpage.ipynb #71bb19c0
+_FINDINGS = """
 <section><h2>Findings</h2>
-{% if audit.warnings %}<ul>{% for sentence in audit.warnings %}<li>{{ sentence }}</li>{% endfor %}</ul>{% else %}<p>None.</p>{% endif %}
-{% for title, sentences in lists.items() if sentences %}<details{% if loop.length == 1 %} open{% endif %}><summary>{{ title }} ({{ sentences | length }})</summary>
-<ul class="files">{% for sentence in sentences[:most] %}<li>{{ sentence }}</li>{% endfor %}{% if sentences | length > most %}<li>… and {{ "{:,}".format(sentences | length - most) }} more</li>{% endif %}</ul></details>{% endfor %}
-<p class="soft">Looked for: rows and files that cannot be used; identical files and near duplicates, within and across splits, folds and labels; groups on more than one side;
-classes that are rare or not judged; clips that are silent, clipped, off centre, narrow or long; differences between train and test. A sound under another one, or an excerpt that begins elsewhere, is not found.</p>
+{% if audit.warnings %}<ul>{% for sentence in audit.warnings %}<li>{{ sentence }}</li>{% endfor %}</ul>
+{%- else %}<p>None.</p>{% endif %}
+{% for title, (sentences, total) in lists.items() if sentences %}
+<details{% if loop.length == 1 %} open{% endif %}><summary>{{ title }} ({{ "{:,}".format(total) }})</summary>
+<ul class="files">{% for sentence in sentences[:most] %}<li>{{ sentence }}</li>{% endfor %}
+{%- if total > most %}<li>… and {{ "{:,}".format(total - most) }} more</li>{% endif %}</ul></details>{% endfor %}
+<p class="soft">Looked for: rows and files that cannot be used; identical files and near duplicates,
+within and across splits, folds and labels; groups on more than one side; classes that are rare or not judged;
+clips that are silent, clipped, off centre, narrow or long; differences between train and test.
+A sound under another one, or an excerpt that begins elsewhere, is not found.</p>
 </section>
 """
 
-# %% ../../nbs/05da_evaluation.auditpage.ipynb #95daa944
+# %% ../../nbs/05da_evaluation.auditpage.ipynb #32c8ad0d
 _TABLES = """
 {% macro number(value, form) %}{% if value is not none %}{{ form.format(value) }}{% endif %}{% endmacro %}
 <section><h2>Classes{{ mark() }}</h2>
 {% for split, classes in audit.classes.items() | reverse %}
-{% call table("Classes: " ~ split) %}<caption>{{ "All clips" if split == "all" else "Clips in " ~ split }}; medians of duration, level, bandwidth</caption>
-<thead><tr><th class="text" scope="col">Class</th><th scope="col">Clips</th><th scope="col">Groups</th><th scope="col">s</th><th scope="col">dB</th><th scope="col">Hz</th>
-<th scope="col">Clipped</th><th scope="col">Silent</th><th scope="col">Off centre</th><th scope="col">Narrow</th><th scope="col">Unreadable</th></tr></thead>
-<tbody>{% for label, row in classes.items() %}<tr><th scope="row">{{ label }}</th><td>{{ "{:,}".format(row.clips) }}</td><td>{{ "{:,}".format(row.groups) }}</td>
-<td>{{ number(row.median_seconds, "{:.2f}") }}</td><td>{{ number(row.median_rms_db, "{:.1f}") }}</td><td>{{ number(row.median_bandwidth, "{:,.0f}") }}</td>
-<td>{{ row.clipped }}</td><td>{{ row.silent }}</td><td>{{ row.off_centre }}</td><td>{{ row.narrow }}</td><td>{{ row.unreadable }}</td></tr>{% endfor %}</tbody>{% endcall %}
+{% call table("Classes: " ~ split) -%}
+<caption>{{ "All clips" if split == "all" else "Clips in " ~ split }}; medians of duration, level, bandwidth</caption>
+<thead><tr><th class="text" scope="col">Class</th>
+{%- for head in ("Clips", "Groups", "s", "dB", "Hz", "Clipped", "Silent", "Off centre", "Narrow", "Unreadable") -%}
+<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
+<tbody>{% for label, row in classes.items() %}<tr><th scope="row">{{ label }}</th>
+<td>{{ "{:,}".format(row.clips) }}</td><td>{{ "{:,}".format(row.groups) }}</td>
+<td>{{ number(row.median_seconds, "{:.2f}") }}</td><td>{{ number(row.median_rms_db, "{:.1f}") }}</td>
+<td>{{ number(row.median_bandwidth, "{:,.0f}") }}</td>
+<td>{{ row.clipped }}</td><td>{{ row.silent }}</td><td>{{ row.off_centre }}</td><td>{{ row.narrow }}</td>
+<td>{{ row.unreadable }}</td></tr>{% endfor %}</tbody>{% endcall %}
 {% endfor %}
 </section>
 {% if audit.shift %}<section><h2>Train and test{{ mark() }}</h2>
 <ul>{% for shift in audit.shift %}<li>{{ shift.sentence }}</li>{% endfor %}</ul>
-<p class="soft">Read the sizes, from 0 (alike) to 1; clips of one recording are not independent, so the p-values are too small.</p></section>{% endif %}
+<p class="soft">Read the sizes, from 0 (alike) to 1; clips of one recording are not independent,
+so the p-values are too small.</p></section>{% endif %}
 {% if figures %}<section><h2>Figures{{ mark() }}</h2>{{ pictures("audit") }}</section>{% endif %}
 """
 
+# %% ../../nbs/05da_evaluation.auditpage.ipynb #6c768627
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <title>{{ name }}: audit of {{ count(audit.clips, "clip") }}</title>
-<style>""" + _STYLE + "</style></head><body><main>\n" + _MACROS + _ANSWER + _TABLES + "</main></body></html>\n"
+<style>""" + _STYLE + "</style></head><body><main>\n" + (
+    _MACROS + _ANSWER + _FINDINGS + _TABLES + "</main></body></html>\n")
 
-# %% ../../nbs/05da_evaluation.auditpage.ipynb #78008c09
-MOST_LISTED = 200 # lines of one list on the page; the JSON holds all
+# %% ../../nbs/05da_evaluation.auditpage.ipynb #76e0fcdc
+MOST_LISTED = 200 # lines of one list on the page; the JSON holds more
 
 def _lists(
     audit:dict,
-) -> dict[str, list[str]]: # title → lines
-    "What was found, by name and in full."
+) -> dict[str, tuple[list[str], int]]: # title → lines, and how many findings they stand for
+    "What was found, by name."
     same = lambda key: [" = ".join(paths) for paths in audit[key]]
     near = [f"{first} = {second}: {alike:.2f}" for first, second, alike in audit["near_pairs"]]
-    return {"Problems": audit["problems"], "Files that cannot be read": [f"{clip['path']}: {clip['reason']}" for clip in audit["unreadable"]],
-            "Groups in train and in test": audit["groups_in_both_splits"], "Groups in more than one fold": audit["groups_in_folds"],
-            "Identical files": same("duplicates"), "Identical files under different labels": same("disagreeing_duplicates"),
-            "Near duplicates, with their similarity": near, "Near duplicates in train and in test": same("near_duplicates_across_splits"),
-            "Near duplicates under different labels": same("disagreeing_near_duplicates"),
-            "Silent clips": audit["silent"], "Clipped clips": audit["clipped"], "Clips off centre": audit["off_centre"],
-            "Narrow clips": audit["narrow"], "Long clips": audit["long"]}
+    unreadable = [f"{clip['path']}: {clip['reason']}" for clip in audit["unreadable"]]
+    lists = {"Files that cannot be read": unreadable,
+             "Groups in train and in test": audit["groups_in_both_splits"],
+             "Groups in more than one fold": audit["groups_in_folds"],
+             "Identical files": same("duplicates"),
+             "Identical files under different labels": same("disagreeing_duplicates"),
+             "Near duplicates, with their similarity": near,
+             "Near duplicates in train and in test": same("near_duplicates_across_splits"),
+             "Near duplicates under different labels": same("disagreeing_near_duplicates"),
+             "Silent clips": audit["silent"], "Clipped clips": audit["clipped"],
+             "Clips off centre": audit["off_centre"], "Narrow clips": audit["narrow"], "Long clips": audit["long"]}
+    return {"Problems": (audit["problems"], audit["problem_count"])} | {
+        title: (lines, len(lines)) for title, lines in lists.items()}
 
 def audit_page(
     name:str, # of the corpus, for the title
@@ -170,5 +197,6 @@ def audit_page(
 ) -> str: # HTML, self-contained
     "An audit as one page: the answer, the findings, tables and figures."
     figures = [_figure(key, *parts) | {"section": "audit"} for key, parts in audit_figures(audit, clips).items()]
-    return _ENVIRONMENT.from_string(_PAGE).render(name=name, audit=audit, study={"synthetic": audit["synthetic"]}, lists=_lists(audit),
-                                                  most=MOST_LISTED, figures=figures)
+    return _ENVIRONMENT.from_string(_PAGE).render(
+        name=name, audit=audit, study={"synthetic": audit["synthetic"]}, lists=_lists(audit),
+        most=MOST_LISTED, figures=figures)

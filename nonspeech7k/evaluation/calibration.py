@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'BOUNDS', 'confidences', 'calibration_bins', 'calibration_error', 'chance_error', 'to_logits', 'temper',
-           'tempered_loss', 'fit_temperature', 'other_folds_temperatures', 'calibrate_folds', 'judge_calibration',
-           'risk_coverage', 'risk_area', 'plot_reliability', 'plot_risk_coverage']
+           'tempered_loss', 'fit_temperature', 'other_folds_temperatures', 'calibrate_folds', 'before_and_after',
+           'judge_calibration', 'risk_coverage', 'risk_area', 'risk_at', 'plot_reliability', 'plot_risk_coverage',
+           'calibration_figures']
 
-# %% ../../nbs/05cb_evaluation.calibration.ipynb #2ac9d286
+# %% ../../nbs/05cb_evaluation.calibration.ipynb #e146fe34
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 
@@ -120,7 +122,7 @@ def fit_temperature(
                             bounds=np.log(BOUNDS), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
 
-# %% ../../nbs/05cb_evaluation.calibration.ipynb #3bd3c1f6
+# %% ../../nbs/05cb_evaluation.calibration.ipynb #4a69cee0
 def other_folds_temperatures(
     truth, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
     logits, # (clips, classes) of validation clips, each by the network of its own fold
@@ -143,23 +145,35 @@ def calibrate_folds(
     by_fold = other_folds_temperatures(truth, logits, folds)
     own = np.array([by_fold[int(fold)] for fold in folds])[:, None]
     before, after = temper(logits, 1.0, kind), temper(logits, own, kind)
-    record = {"n": len(truth), "bins": bins, "temperature": fit_temperature(truth, logits), "by_fold": by_fold,
-              "before": judge_calibration(truth, before, bins), "after": judge_calibration(truth, after, bins)}
-    return record | {"by_fold": {str(fold): value for fold, value in by_fold.items()}}, after
+    record = {"bins": bins, "temperature": fit_temperature(truth, logits),
+              "by_fold": {str(fold): value for fold, value in by_fold.items()}}
+    return record | before_and_after(truth, before, after, bins), after
 
-# %% ../../nbs/05cb_evaluation.calibration.ipynb #9dca1429
+def before_and_after(
+    truth, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
+    before, # (clips, classes) probabilities at temperature 1
+    after, # (clips, classes) probabilities at a temperature that was fitted on other clips
+    bins:int=15,
+) -> dict: # JSON-ready: 'n' clips, 'before', 'after'
+    "The calibration of the same clips before and after scaling."
+    judged = {"before": judge_calibration(truth, before, bins), "after": judge_calibration(truth, after, bins)}
+    return {"n": len(truth)} | judged
+
+# %% ../../nbs/05cb_evaluation.calibration.ipynb #7a375ffb
 def judge_calibration(
     truth, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
     probabilities, # (clips, classes)
     bins:int=15,
-) -> dict[str, float]: # 'ece_width', 'ece_mass', 'loss', 'confidence', 'accuracy'; 'aurc' for one label a clip
-    "Calibration errors, loss, mean confidence beside the share of right decisions, and the area of risk."
+) -> dict[str, float]: # 'ece_width', 'ece_mass', 'loss', 'confidence', 'accuracy'; one label a clip: 'aurc', 'risk_80'
+    "Calibration errors, loss, mean confidence beside the share of right decisions, the area of risk, the risk at 80 %."
     kind = "one" if np.ndim(truth) == 1 else "several"
     sure, right = confidences(truth, probabilities)
     found = {f"ece_{bin_kind}": calibration_error(truth, probabilities, bins, bin_kind) for bin_kind in KINDS}
     found |= {"loss": tempered_loss(truth, to_logits(probabilities, kind), 1.0),
               "confidence": float(sure.mean()), "accuracy": float(right.mean())}
-    return found | ({"aurc": risk_area(risk_coverage(truth, probabilities))} if kind == "one" else {})
+    if kind == "several": return found
+    curve = risk_coverage(truth, probabilities)
+    return found | {"aurc": risk_area(curve), "risk_80": risk_at(curve, 0.8)}
 
 # %% ../../nbs/05cb_evaluation.calibration.ipynb #d45a476a
 def risk_coverage(
@@ -181,12 +195,23 @@ def risk_area(
     "The area under the curve of risk over coverage, AURC: its mean."
     return float(curve["risk"].mean())
 
-# %% ../../nbs/05cb_evaluation.calibration.ipynb #e8fca4fb
-_BLUE = "#0173b2" # the first of seaborn's colour-blind palette
+# %% ../../nbs/05cb_evaluation.calibration.ipynb #d583836e
+def risk_at(
+    curve:pd.DataFrame, # from `risk_coverage`
+    coverage:float=0.8, # share of the clips that are labelled, above 0, at most 1
+) -> float: # 0 to 1
+    "The share of wrong labels among the most certain clips, this share of all or just more; raises `ValueError`."
+    if not 0 < coverage <= 1: raise ValueError(f"coverage {coverage}: expected a share above 0, at most 1")
+    enough = (curve["coverage"] >= coverage - 1e-9).to_numpy()
+    return float(curve["risk"].iloc[enough.argmax()])
+
+# %% ../../nbs/05cb_evaluation.calibration.ipynb #e5c54c15
+_BLUE, _ORANGE = "#0173b2", "#de8f05" # the first two of seaborn's colour-blind palette
 
 def plot_reliability(
     panels:dict[str, pd.DataFrame], # title → bins from `calibration_bins`, side by side
     note:str="", # said in the title: 'synthetic'
+    counted:str="clip", # what a bin holds; 'decision' for several labels a clip
 ) -> Figure:
     "Accuracy over confidence of each bin, with intervals, above the bins' numbers of clips."
     figure = Figure(figsize=(3.6 * len(panels) + 0.4, 4.4), layout="constrained")
@@ -197,9 +222,10 @@ def plot_reliability(
         _plain(lower).bar(table["low"], table["clips"], table["high"] - table["low"], align="edge", color=_BLUE,
                           edgecolor="white", linewidth=0.5)
         lower.set_xlabel("confidence", fontsize=9)
-    grid[0, 0].set_ylabel("share of right labels", fontsize=9)
-    grid[1, 0].set_ylabel("clips", fontsize=9)
-    _title(figure, "Reliability", _clips(int(next(iter(panels.values()))["clips"].sum())), note)
+    grid[0, 0].set_ylabel(f"share of right {'labels' if counted == 'clip' else counted + 's'}", fontsize=9)
+    grid[1, 0].set_ylabel(f"{counted}s", fontsize=9)
+    number = int(next(iter(panels.values()))["clips"].sum())
+    _title(figure, "Reliability", _clips(number).replace("clip", counted), note)
     return figure
 
 def _reliability(axes:Axes, table:pd.DataFrame):
@@ -207,25 +233,55 @@ def _reliability(axes:Axes, table:pd.DataFrame):
     bounds = np.array([wilson_interval(round(row.accuracy * row.clips), row.clips) for row in table.itertuples()])
     axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle="--")
     axes.vlines(table["confidence"], *bounds.T, color=_BLUE, linewidth=1.2)
-    axes.scatter(table["confidence"], table["accuracy"], s=22, color=_BLUE, zorder=3)
+    axes.scatter(table["confidence"], table["accuracy"], s=22, color=_BLUE, zorder=3, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1))
 
-# %% ../../nbs/05cb_evaluation.calibration.ipynb #67892072
+# %% ../../nbs/05cb_evaluation.calibration.ipynb #c32ae678
 def plot_risk_coverage(
-    curves:dict[str, pd.DataFrame], # name → from `risk_coverage`, of the same clips
+    curves:dict[str, pd.DataFrame], # name → from `risk_coverage`
     note:str="", # said in the title: 'synthetic'
 ) -> Figure:
     "The share of wrong labels over the share of clips that are labelled at all, with the best possible curve."
-    figure = Figure(figsize=(6, 3.4), layout="constrained")
-    axes = _plain(figure.subplots(), "both")
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes, sizes = _plain(figure.subplots(), "both"), [len(curve) for curve in curves.values()]
     for number, (name, curve) in enumerate(curves.items()):
-        colour = ("#0173b2", "#de8f05", "#029e73", "#d55e00")[number % 4]
-        axes.plot(curve["coverage"], curve["risk"], color=colour, label=f"{name}, area {risk_area(curve):.3f}")
-        full, coverage = curve["risk"].iloc[-1], curve["coverage"]
-        axes.plot(coverage, (coverage - (1 - full)).clip(lower=0) / coverage, color=colour, linewidth=1, linestyle=":")
+        of = "" if len(set(sizes)) == 1 else f", {_clips(len(curve))}"
+        colour = (_BLUE, _ORANGE, "#029e73", "#d55e00")[number % 4]
+        _risk(axes, curve, f"{name}{of}, area {risk_area(curve):.3f}", colour)
     axes.set(xlim=(0, 1), ylim=(0, None))
     axes.set_xlabel("coverage: share of clips that are labelled", fontsize=9)
     axes.set_ylabel("risk: share of wrong labels", fontsize=9)
-    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
-    _title(figure, "Risk and coverage", _clips(len(next(iter(curves.values())))), note)
+    best = Line2D([], [], color=_INK, linewidth=1, linestyle=":", label="best possible")
+    figure.legend(handles=[*axes.get_legend_handles_labels()[0], best], frameon=False, fontsize=9,
+                  loc="outside lower center")
+    _title(figure, "Risk and coverage", _clips(sizes[0]) if len(set(sizes)) == 1 else "", note)
     return figure
+
+def _risk(axes:Axes, curve:pd.DataFrame, label:str, colour:str):
+    "One curve, its point at 80 % coverage, and the best that as many mistakes allow."
+    full, coverage = curve["risk"].iloc[-1], curve["coverage"]
+    axes.plot(coverage, curve["risk"], color=colour, label=label)
+    axes.scatter([0.8], [risk_at(curve, 0.8)], s=48, color=colour, edgecolors="white", zorder=3)
+    axes.plot(coverage, (coverage - (1 - full)).clip(lower=0) / coverage, color=colour, linewidth=1, linestyle=":")
+
+# %% ../../nbs/05cb_evaluation.calibration.ipynb #3611be10
+def calibration_figures(
+    parts:dict[str, tuple], # 'validation' and 'test', or one of them → truth, probabilities before, and after scaling
+    bins:int=15,
+    note:str="", # said in the titles: 'synthetic'
+) -> dict[str, Figure]: # 'reliability.png', 'reliability_test.png' with a test split, 'risk_coverage.png' for one label
+    "The figures of a run's calibration by file; raises `ValueError` where there is no part, or an unknown one."
+    files = {"validation": "reliability.png", "test": "reliability_test.png"}
+    if not parts or set(parts) - set(files):
+        raise ValueError(f"parts {list(parts)}; expected {', '.join(files)}, or one of them")
+    drawn = {files[name]: _reliability_of(*part, bins, ", ".join(filter(None, [name, note])))
+             for name, part in parts.items()}
+    names = {"validation": "validation folds", "test": "test split"}
+    curves = {names[name]: risk_coverage(truth, after)
+              for name, (truth, _, after) in parts.items() if np.ndim(truth) == 1}
+    return drawn | ({"risk_coverage.png": plot_risk_coverage(curves, note)} if curves else {})
+
+def _reliability_of(truth, before, after, bins:int, note:str) -> Figure:
+    panels = {f"{when}: error {calibration_error(truth, known, bins):.3f}": calibration_bins(truth, known, bins)
+              for when, known in (("before scaling", before), ("after", after))}
+    return plot_reliability(panels, note, "clip" if np.ndim(truth) == 1 else "decision")

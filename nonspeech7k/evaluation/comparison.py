@@ -151,7 +151,7 @@ def _answers(probabilities, labels_per_clip:str) -> np.ndarray: # (clips,) class
     probabilities = np.asarray(probabilities)
     return probabilities.argmax(1) if labels_per_clip == "one" else (probabilities >= 0.5).astype(np.int64)
 
-# %% ../../nbs/05bb_evaluation.comparison.ipynb #196727ce
+# %% ../../nbs/05bb_evaluation.comparison.ipynb #2c2f7852
 HEADLINES = ("macro_f1", "accuracy", "macro_precision", "macro_recall", "loss", "macro_auc", "macro_average_precision",
              "micro_f1", "hamming_accuracy")
 
@@ -160,13 +160,15 @@ def spread_over_seeds(
 ) -> dict[str, dict]: # 'cv' and 'test' (where all have one): score → 'mean', 'std', 'min', 'max', 'runs', 'values'
     "How far each headline score spreads over runs; std has ddof=1, None for one; raises `ValueError` for none."
     if not runs: raise ValueError("no runs to summarise")
-    value = {"cv": lambda scores: scores["mean"], "test": lambda scores: scores}
     found = {}
-    for part, read in value.items():
+    for part in ("cv", "test"):
         if any(run[part] is None for run in runs): continue
         known = [name for name in HEADLINES if all(run[part].get(name) is not None for run in runs)]
-        found[part] = {name: _spread([read(run[part][name]) for run in runs]) for name in known}
+        found[part] = {name: _spread([_value(run[part][name]) for run in runs]) for name in known}
     return found
+
+def _value(score:float|dict) -> float: # a score is of all clips together, or a summary of the folds'
+    return score["mean"] if isinstance(score, dict) else score
 
 def _spread(values:list[float]) -> dict:
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
@@ -315,7 +317,7 @@ def _contents(table:pd.DataFrame) -> set[tuple[str, str]]: # path, and content w
 
 def _named(part:str) -> str: return "test split" if part == "test" else "validation folds"
 
-# %% ../../nbs/05bb_evaluation.comparison.ipynb #8f483d90
+# %% ../../nbs/05bb_evaluation.comparison.ipynb #e6f5ae74
 def _warnings(first:pd.DataFrame, second:pd.DataFrame) -> Iterator[str]: # predictions in the same order
     "What a reader of the comparison must know."
     moved = int((first["fold"] != second["fold"]).sum())
@@ -324,6 +326,16 @@ def _warnings(first:pd.DataFrame, second:pd.DataFrame) -> Iterator[str]: # predi
                f"clips when they were judged")
     regrouped = int((first["group"] != second["group"]).sum())
     if regrouped: yield f"{regrouped} clips belong to another recording in the second run; the first run's are taken"
+
+def _chosen_warning(epochs:tuple[int, int]) -> Iterator[str]: # that each run trains at most
+    "Whose validation answers are those of epochs that the same clips have chosen."
+    runs = [name for name, most in zip(("first", "second"), epochs) if most > 1]
+    if len(runs) == 2:
+        yield ("both runs answer for the validation clips with each fold's best epoch, chosen by these same clips: both "
+               "scores flatter, and not necessarily by as much")
+    elif runs:
+        yield (f"the {runs[0]} run answers for the validation clips with each fold's best epoch, chosen by these same "
+               f"clips: its score flatters, the other's does not")
 
 def compare_runs(
     first:str|Path, # folder of a finished run
@@ -343,6 +355,7 @@ def compare_runs(
         found[name] = compare_predictions(
             _truth(common[rows], labels, kind), common.loc[rows, labels], two.loc[rows, labels],
             common.loc[rows, "group"].tolist(), labels, resamples, seed) if rows.any() else None
+    warnings += _chosen_warning(tuple(read_recipe(Path(place)/"recipe.yaml").train.epochs for place in places))
     if found["test"]:
         warnings.append(f"the test split has been used twice, by both runs ({found['test']['n']} clips): choose by the "
                         f"validation clips, and take the difference on the test split as a report only")

@@ -21,12 +21,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #3152e040
+# %% ../../nbs/05c_evaluation.figures.ipynb #2dfc3b75
 _INK, _FAINT = "#3b3b3b", "#e3e3e3"
 
 def png(
     figure:Figure,
-    dpi:int=110, # pixels per inch
+    dpi:int=100, # pixels per inch
 ) -> bytes: # the content of a PNG file
     """A figure as PNG;
     the same figure gives the same bytes, since neither time nor program version is written into them."""
@@ -426,7 +426,7 @@ def plot_cv(
     _title(figure, f"Cross-validation, {len(folds)} fold{plural}", _clips(sum(fold["n"] for fold in folds)), note)
     return figure
 
-# %% ../../nbs/05c_evaluation.figures.ipynb #872c0e21
+# %% ../../nbs/05c_evaluation.figures.ipynb #90107101
 def _fold_bars(
     axes:Axes,
     folds:list[dict],
@@ -439,9 +439,11 @@ def _fold_bars(
     numbers, values = [fold["fold"] for fold in folds], [fold[key] for fold in folds]
     colours = _fit_colours([f"fold {number}" for number in numbers])
     axes.bar(numbers, values, width=0.62, color=list(colours.values()))
-    for number, value in zip(numbers, values): # at the foot of the bar, where no line crosses it
-        axes.text(number, 0.03, f"{value:.3f}", ha="center", va="bottom", rotation=90 if len(folds) > 5 else 0,
-                  fontsize=9, fontweight="bold", color="white" if value > 0.2 else _INK)
+    upright = len(folds) > 8 # too narrow for numbers side by side
+    for number, value in zip(numbers, values):
+        axes.annotate(f"{value:.3f}", (number, value), (0, 4), textcoords="offset points", ha="center", va="bottom",
+                      rotation=90 if upright else 0, fontsize=9, fontweight="bold", color=_INK,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})
     axes.axhline(spread["mean"], color=_INK, linewidth=1.3, linestyle="--")
     if spread["std"] is not None:
         axes.axhspan(spread["mean"] - spread["std"], spread["mean"] + spread["std"],
@@ -449,7 +451,8 @@ def _fold_bars(
     deviation = "" if spread["std"] is None else f" ± {spread['std']:.3f}"
     axes.set_title(f"{name}: {spread['mean']:.3f}{deviation}", fontsize=10, loc="left", color=_INK)
     axes.set_xticks(numbers)
-    axes.set_ylim(0, 1)
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.set_ylim(0, 1.25 if upright else 1.14) # room for the number above a bar of 1
     axes.set_xlabel("fold", fontsize=9)
 
 # %% ../../nbs/05c_evaluation.figures.ipynb #e5af6b4e

@@ -90,7 +90,7 @@ def mix(
     mixed = torch.lerp(features.roll(1, 0), features, weights[:, None, None])
     return mixed, torch.lerp(targets.roll(1, 0), targets, share)
 
-# %% ../../nbs/02ba_features.mixing.ipynb #de6f6894
+# %% ../../nbs/02ba_features.mixing.ipynb #37dddf87
 def background_pieces(
     path:str|Path, # a sound file
     rate:int, # Hz, of the result
@@ -99,8 +99,7 @@ def background_pieces(
 ) -> np.ndarray: # (pieces, samples) float32, one piece or more
     "A sound file, mono, cut into pieces of one length from its start; raises `UserError` where it cannot be read."
     try: samples, file_rate, _ = read_sound(path, most * seconds + MARGIN)
-    except BadClip as error: # `on_bad_clip` is about the corpus
-        raise UserError(f"augment.background.folder: {str(error).split('; ')[0]}; repair or remove it") from error
+    except BadClip as error: raise UserError(f"augment.background.folder: {error}") from error
     waveform, length = samples.mean(axis=1), round(rate * seconds)
     if file_rate != rate: waveform = soxr.resample(waveform, file_rate, rate, "HQ")
     pieces = min(most, len(waveform) // length)

@@ -8,7 +8,7 @@ __all__ = ['FORMAT', 'PAIRS', 'PIECE', 'THRESHOLD', 'to_probabilities', 'Classif
            'save_classifier', 'load_classifier', 'find_sounds', 'predict', 'unfamiliar', 'embed_files',
            'read_waveforms']
 
-# %% ../../nbs/06a_inference.classifier.ipynb #020581df
+# %% ../../nbs/06a_inference.classifier.ipynb #7fa71709
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,7 @@ from ..features.registry import build_front_end
 from ..files import UserError, write_bytes
 from ..models.kernels import accelerate, kernels_status
 from ..models.registry import build_network
-from ..training.devices import autocast, precision
+from ..training.devices import autocast, keep_memory, precision
 
 # %% ../../nbs/06a_inference.classifier.ipynb #bcd7d00e
 def to_probabilities(
@@ -261,10 +261,10 @@ class Prepared(nn.Module):
         with autocast(features.device, self.dtype):
             return torch.cat([answer(some) for some in features.split(piece)]).to(features.dtype)
 
-# %% ../../nbs/06a_inference.classifier.ipynb #42914337
+# %% ../../nbs/06a_inference.classifier.ipynb #efa9e986
 def for_inference(
     classifier:Classifier, # or an ensemble
-    dtype:torch.dtype|None=None, # of the network's arithmetic; None: bfloat16 where the device has it in hardware
+    dtype:torch.dtype|None=None, # of the network's arithmetic; None: what is fastest, as `precision` says
     own_kernels:bool=True, # compile them where that is still to be done
 ) -> Classifier: # shares the front end with the original, which stays as it is
     "The classifier in the form in which it answers fastest."
@@ -272,8 +272,10 @@ def for_inference(
         members = [for_inference(member, dtype, own_kernels) for member in classifier.members]
         return Ensemble(members, classifier.configuration)
     if isinstance(classifier.network, Prepared): return classifier
-    prepared = Prepared(classifier.network, dtype or precision("auto", classifier.device), own_kernels)
-    return Classifier(classifier.front_end, prepared, classifier.configuration)
+    if classifier.device.type == "cpu": keep_memory()
+    network = classifier.network
+    dtype = dtype or precision("auto", classifier.device, network if own_kernels else None)
+    return Classifier(classifier.front_end, Prepared(network, dtype, own_kernels), classifier.configuration)
 
 # %% ../../nbs/06a_inference.classifier.ipynb #4bc9e054
 def save_classifier(

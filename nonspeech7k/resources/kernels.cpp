@@ -1,4 +1,4 @@
-// The training step of the residual network for x86 processors with AVX2 and FMA.
+// The training step of the residual network for x86 processors with AVX-512, or with AVX2 and FMA.
 //
 // 3x3 convolutions by Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2015, arXiv 1509.09308): a tile of
 // 4x4 outputs costs 36 multiplications for each pair of channels instead of 144. The backward pass is the adjoint
@@ -32,20 +32,92 @@
 
 #define INLINE inline __attribute__((always_inline))
 
-typedef __m256 v8;                  // eight channels
+// One source for two widths: AVX-512 where the processor has it (__AVX512F__), else AVX2.
+#ifdef __AVX512F__
+
+typedef __m512 vec;                 // one channel in each lane
+typedef __m512i ints;               // a whole number in each lane
+typedef __mmask16 Mask;             // yes or no in each lane
+constexpr long LANES = 16;
+constexpr int WIDE = 2;             // panels that an inner product handles at once,
+constexpr int ROWS = 12;            // with 12 tiles: 24 sums, 2 rows of weights and 1 number fill 27 of 32 registers,
+constexpr int TALL = 8;             // or with 8 inputs, where the sums come from memory and go back
+
+static INLINE vec load(const float* p) { return _mm512_loadu_ps(p); }
+static INLINE void store(float* p, vec x) { _mm512_storeu_ps(p, x); }
+static INLINE vec all(float x) { return _mm512_set1_ps(x); }
+static INLINE vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }     // a b + c
+static INLINE vec fnma(vec a, vec b, vec c) { return _mm512_fnmadd_ps(a, b, c); }   // c - a b
+static INLINE vec larger(vec a, vec b) { return _mm512_max_ps(a, b); }              // b where one is a NaN
+static INLINE vec gather_lanes(const float* p, ints at) { return _mm512_i32gather_ps(at, p, 4); }
+
+static INLINE Mask greater(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+static INLINE Mask equal(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+static INLINE Mask broken(vec x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); } // where it is a NaN
+static INLINE vec only(Mask mask, vec x) { return _mm512_maskz_mov_ps(mask, x); }
+static INLINE vec choose(Mask mask, vec yes, vec no) { return _mm512_mask_mov_ps(no, mask, yes); }
+
+static INLINE ints number(int x) { return _mm512_set1_epi32(x); }
+static INLINE ints steps(int x) {                                                   // 0, x, 2x, ...
+    return _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), number(x));
+}
+static INLINE Mask equal(ints a, int b) { return _mm512_cmpeq_epi32_mask(a, number(b)); }
+static INLINE Mask below(ints a, int b) { return _mm512_cmplt_epi32_mask(a, number(b)); }
+static INLINE Mask has_bit(ints a, int bit) { return _mm512_test_epi32_mask(a, number(bit)); }
+static INLINE ints choose(Mask mask, ints yes, ints no) { return _mm512_mask_mov_epi32(no, mask, yes); }
+static INLINE ints load_bytes(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+static INLINE void store_bytes(uint8_t* p, ints x) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(x)); }
+
+#else
+
+typedef __m256 vec;
+typedef __m256i ints;
+typedef __m256 Mask;                // all bits of a lane, or none
+constexpr long LANES = 8;
+constexpr int WIDE = 1;             // a panel is two registers here,
+constexpr int ROWS = 6;             // so 6 tiles and 6 inputs are 12 sums in 16 registers
+constexpr int TALL = 6;
+
+static INLINE vec load(const float* p) { return _mm256_loadu_ps(p); }
+static INLINE void store(float* p, vec x) { _mm256_storeu_ps(p, x); }
+static INLINE vec all(float x) { return _mm256_set1_ps(x); }
+static INLINE vec fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+static INLINE vec fnma(vec a, vec b, vec c) { return _mm256_fnmadd_ps(a, b, c); }
+static INLINE vec larger(vec a, vec b) { return _mm256_max_ps(a, b); }
+static INLINE vec gather_lanes(const float* p, ints at) { return _mm256_i32gather_ps(p, at, 4); }
+
+static INLINE Mask greater(vec a, vec b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
+static INLINE Mask equal(vec a, vec b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+static INLINE Mask broken(vec x) { return _mm256_cmp_ps(x, x, _CMP_UNORD_Q); }
+static INLINE vec only(Mask mask, vec x) { return _mm256_and_ps(mask, x); }
+static INLINE vec choose(Mask mask, vec yes, vec no) { return _mm256_blendv_ps(no, yes, mask); }
+
+static INLINE ints number(int x) { return _mm256_set1_epi32(x); }
+static INLINE ints steps(int x) {
+    return _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), number(x));
+}
+static INLINE Mask equal(ints a, int b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, number(b))); }
+static INLINE Mask below(ints a, int b) { return _mm256_castsi256_ps(_mm256_cmpgt_epi32(number(b), a)); }
+static INLINE Mask has_bit(ints a, int bit) { return equal(_mm256_and_si256(a, number(bit)), bit); }
+static INLINE ints choose(Mask mask, ints yes, ints no) {
+    return _mm256_blendv_epi8(no, yes, _mm256_castps_si256(mask));
+}
+static INLINE ints load_bytes(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
+static INLINE void store_bytes(uint8_t* p, ints x) {                                // from -128 to 127
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(words, words));
+}
+
+#endif
+
 constexpr long PANEL = 16;          // channels side by side in memory after a transform
-constexpr long ROWS = 6;            // tiles that the inner product handles at once: 6 x 16 sums fill the registers
+constexpr long VECTORS = PANEL / LANES;
 constexpr long PLANES = 36;
 
-static INLINE v8 load(const float* p) { return _mm256_loadu_ps(p); }
-static INLINE void store(float* p, v8 x) { _mm256_storeu_ps(p, x); }
-static INLINE v8 zero() { return _mm256_setzero_ps(); }
-static INLINE v8 all(float x) { return _mm256_set1_ps(x); }
-static INLINE v8 fma(v8 a, v8 b, v8 c) { return _mm256_fmadd_ps(a, b, c); }    // a b + c
-static INLINE v8 fnma(v8 a, v8 b, v8 c) { return _mm256_fnmadd_ps(a, b, c); }  // c - a b
-static INLINE v8 relu(v8 x) { return _mm256_max_ps(zero(), x); }               // in this order a NaN stays a NaN
-static INLINE v8 positive(v8 x) { return _mm256_cmp_ps(x, zero(), _CMP_GT_OQ); }
-static INLINE v8 only(v8 mask, v8 x) { return _mm256_and_ps(mask, x); }
+static INLINE vec zero() { return all(0); }
+static INLINE vec relu(vec x) { return larger(zero(), x); }                         // a NaN stays a NaN
+static INLINE Mask positive(vec x) { return greater(x, zero()); }
+static INLINE double total(vec x) { double t = 0; for (int k = 0; k < LANES; k++) t += x[k]; return t; }
 
 // Numbers below 1e-38 count as zero while this lives: they would cost a hundred times as much and mean nothing here.
 struct FlushTiny {
@@ -85,60 +157,80 @@ struct Share {
 // ---------------------------------------------------------------------------------------------------------------
 // Matrix products on panels
 
-// out[R tiles][16] = sum over the panels of a[panel][R tiles][16] times b[16 panels][16]
-template <int R>
-static INLINE void product_rows(const float* a, long pitch, long panels, const float* b, float* out) {
-    v8 sum[R][2];
-    for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = zero();
-    for (long p = 0; p < panels; p++, a += pitch)
+// out[P panels][R tiles][16] = sum over the panels of inputs of a[panel][R tiles][16] times b[P panels][16 inputs][16]
+template <int R, int P>
+static INLINE void product_rows(const float* a, long a_pitch, long panels, const float* b, long b_pitch, float* out,
+                                long out_pitch) {
+    vec sum[R][P * VECTORS], w[P * VECTORS];
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < P * VECTORS; j++) sum[r][j] = zero();
+    for (long p = 0; p < panels; p++, a += a_pitch)
 #pragma GCC unroll 4
         for (long k = 0; k < PANEL; k++, b += PANEL) {
-            v8 b0 = load(b), b1 = load(b + 8);
-#pragma GCC unroll 6
+            for (int j = 0; j < P * VECTORS; j++) w[j] = load(b + j / VECTORS * b_pitch + j % VECTORS * LANES);
+#pragma GCC unroll 16
             for (int r = 0; r < R; r++) {
-                v8 x = _mm256_broadcast_ss(a + r * PANEL + k);
-                sum[r][0] = fma(x, b0, sum[r][0]);
-                sum[r][1] = fma(x, b1, sum[r][1]);
+                vec x = all(a[r * PANEL + k]);
+                for (int j = 0; j < P * VECTORS; j++) sum[r][j] = fma(x, w[j], sum[r][j]);
             }
         }
-    for (int r = 0; r < R; r++) { store(out + r * PANEL, sum[r][0]); store(out + r * PANEL + 8, sum[r][1]); }
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < P * VECTORS; j++)
+            store(out + j / VECTORS * out_pitch + r * PANEL + j % VECTORS * LANES, sum[r][j]);
 }
 
-// out[panel of outputs][tile][16] = a[panel of inputs][tile][16] times b[panel of outputs][input][16]
-static void product(const float* a, long inputs, const float* b, float* out, long outputs, long tiles) {
-    for (long p = 0; p < outputs / PANEL; p++)
-        for (long t = 0; t < tiles; t += ROWS)
-            product_rows<ROWS>(a + t * PANEL, tiles * PANEL, inputs / PANEL, b + p * inputs * PANEL,
-                               out + (p * tiles + t) * PANEL);
+// out[panel of outputs][tile][16] = a[panel of inputs][tile][16] times b[panel of outputs][input][16] for panels from p
+// on, P at once while there are as many; tiles are a multiple of ROWS
+template <int P = WIDE>
+static void product(const float* a, long inputs, const float* b, float* out, long outputs, long tiles, long p = 0) {
+    long pitch = tiles * PANEL, next = inputs * PANEL;
+    for (; p + P <= outputs / PANEL; p += P)
+        for (long t = 0; t < pitch; t += ROWS * PANEL)
+            product_rows<ROWS, P>(a + t, pitch, inputs / PANEL, b + p * next, next, out + p * pitch + t, pitch);
+    if constexpr (P > 1) product<P / 2>(a, inputs, b, out, outputs, tiles, p);
 }
 
-// u[R inputs][16] += sum over tiles of a[tile][R inputs] b[tile][16]
-template <int R>
-static INLINE void correlate_rows(const float* a, const float* b, long tiles, float* u) {
-    v8 sum[R][2];
-    for (int r = 0; r < R; r++) { sum[r][0] = load(u + r * PANEL); sum[r][1] = load(u + r * PANEL + 8); }
+// u[P panels][R inputs][16] += sum over tiles of a[tile][R inputs] b[P panels][tile][16]
+template <int R, int P>
+static INLINE void correlate_rows(const float* a, const float* b, long b_pitch, long tiles, float* u) {
+    vec sum[R][P * VECTORS], g[P * VECTORS];
+    auto at = [=](int r, int j) { return u + j / VECTORS * PANEL * PANEL + r * PANEL + j % VECTORS * LANES; };
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < P * VECTORS; j++) {
+            sum[r][j] = load(at(r, j));
+            __builtin_prefetch(at(r, j) + P * PANEL * PANEL, 1, 2);     // what the next panels of outputs will add to
+        }
 #pragma GCC unroll 2
     for (long t = 0; t < tiles; t++, a += PANEL, b += PANEL) {
-        v8 b0 = load(b), b1 = load(b + 8);
-#pragma GCC unroll 6
+        for (int j = 0; j < P * VECTORS; j++) g[j] = load(b + j / VECTORS * b_pitch + j % VECTORS * LANES);
+#pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
-            v8 x = _mm256_broadcast_ss(a + r);
-            sum[r][0] = fma(x, b0, sum[r][0]);
-            sum[r][1] = fma(x, b1, sum[r][1]);
+            vec x = all(a[r]);
+            for (int j = 0; j < P * VECTORS; j++) sum[r][j] = fma(x, g[j], sum[r][j]);
         }
     }
-    for (int r = 0; r < R; r++) { store(u + r * PANEL, sum[r][0]); store(u + r * PANEL + 8, sum[r][1]); }
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < P * VECTORS; j++) store(at(r, j), sum[r][j]);
 }
 
-// u[panel of inputs][panel of outputs][16][16] += a' b over the used tiles; `rows` tiles lie between panels
-static void correlate(const float* a, long inputs, const float* b, long outputs, long rows, long used, float* u) {
+// The same for all 16 inputs of a panel
+template <int P, int FIRST = 0>
+static INLINE void correlate_panels(const float* a, const float* b, long b_pitch, long tiles, float* u) {
+    constexpr int R = PANEL - FIRST < TALL ? PANEL - FIRST : TALL;
+    correlate_rows<R, P>(a + FIRST, b, b_pitch, tiles, u + FIRST * PANEL);
+    if constexpr (FIRST + R < PANEL) correlate_panels<P, FIRST + R>(a, b, b_pitch, tiles, u);
+}
+
+// u[panel of inputs][panel of outputs][16][16] += a' b over the used tiles, for panels of outputs from `first` on;
+// `rows` tiles lie between panels
+template <int P = WIDE>
+static void correlate(const float* a, long inputs, const float* b, long outputs, long rows, long used, float* u,
+                      long first = 0) {
+    long pitch = rows * PANEL, panels = outputs / PANEL;
     for (long i = 0; i < inputs / PANEL; i++)
-        for (long o = 0; o < outputs / PANEL; o++, u += PANEL * PANEL) {
-            const float *x = a + i * rows * PANEL, *y = b + o * rows * PANEL;
-            correlate_rows<6>(x, y, used, u);
-            correlate_rows<5>(x + 6, y, used, u + 6 * PANEL);
-            correlate_rows<5>(x + 11, y, used, u + 11 * PANEL);
-        }
+        for (long o = first; o + P <= panels; o += P)
+            correlate_panels<P>(a + i * pitch, b + o * pitch, pitch, used, u + (i * panels + o) * PANEL * PANEL);
+    if constexpr (P > 1) correlate<P / 2>(a, inputs, b, outputs, rows, used, u, panels / P * P);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -146,9 +238,9 @@ static void correlate(const float* a, long inputs, const float* b, long outputs,
 
 constexpr float A1 = 0.70710678f, B1 = 1.41421356f;       // the points 0, +-A1, +-B1 and infinity; A1 B1 = 1
 
-static INLINE void input_transform(v8 a, v8 b, v8 c, v8 d, v8 e, v8 f, v8* o) {             // B'
-    v8 even = fnma(all(2), c, e), odd = fnma(all(B1), b, all(A1) * d);
-    v8 even2 = fnma(all(0.5f), c, e), odd2 = fnma(all(A1), b, all(B1) * d);
+static INLINE void input_transform(vec a, vec b, vec c, vec d, vec e, vec f, vec* o) {             // B'
+    vec even = fnma(all(2), c, e), odd = fnma(all(B1), b, all(A1) * d);
+    vec even2 = fnma(all(0.5f), c, e), odd2 = fnma(all(A1), b, all(B1) * d);
     o[0] = fnma(all(2.5f), c, a + e);
     o[1] = even + odd;
     o[2] = even - odd;
@@ -157,8 +249,8 @@ static INLINE void input_transform(v8 a, v8 b, v8 c, v8 d, v8 e, v8 f, v8* o) { 
     o[5] = fnma(all(2.5f), d, b + f);
 }
 
-static INLINE void input_adjoint(v8 a, v8 b, v8 c, v8 d, v8 e, v8 f, v8* o) {               // B
-    v8 s = b + c, t = b - c, p = d + e, q = d - e;
+static INLINE void input_adjoint(vec a, vec b, vec c, vec d, vec e, vec f, vec* o) {               // B
+    vec s = b + c, t = b - c, p = d + e, q = d - e;
     o[0] = a;
     o[1] = fnma(all(B1), t, fnma(all(A1), q, f));
     o[2] = fnma(all(2.5f), a, fnma(all(2), s, all(-0.5f) * p));
@@ -167,17 +259,17 @@ static INLINE void input_adjoint(v8 a, v8 b, v8 c, v8 d, v8 e, v8 f, v8* o) {   
     o[5] = f;
 }
 
-static INLINE void output_transform(v8 a, v8 b, v8 c, v8 d, v8 e, v8 f, v8* o) {            // A'
-    v8 s = b + c, t = b - c, p = d + e, q = d - e;
+static INLINE void output_transform(vec a, vec b, vec c, vec d, vec e, vec f, vec* o) {            // A'
+    vec s = b + c, t = b - c, p = d + e, q = d - e;
     o[0] = a + s + p;
     o[1] = fma(all(A1), t, all(B1) * q);
     o[2] = fma(all(0.5f), s, all(2) * p);
     o[3] = fma(all(A1 / 2), t, fma(all(B1 * 2), q, f));
 }
 
-static INLINE void output_adjoint(v8 a, v8 b, v8 c, v8 d, v8* o) {                          // A
-    v8 even = fma(all(0.5f), c, a), odd = all(A1) * fma(all(0.5f), d, b);
-    v8 even2 = fma(all(2), c, a), odd2 = all(B1) * fma(all(2), d, b);
+static INLINE void output_adjoint(vec a, vec b, vec c, vec d, vec* o) {                          // A
+    vec even = fma(all(0.5f), c, a), odd = all(A1) * fma(all(0.5f), d, b);
+    vec even2 = fma(all(2), c, a), odd2 = all(B1) * fma(all(2), d, b);
     o[0] = a;
     o[1] = even + odd;
     o[2] = even - odd;
@@ -186,9 +278,9 @@ static INLINE void output_adjoint(v8 a, v8 b, v8 c, v8 d, v8* o) {              
     o[5] = d;
 }
 
-static INLINE void weight_transform(v8 a, v8 b, v8 c, v8* o) {                              // G
-    v8 even = fma(all(-2.f / 3), a, all(-1.f / 3) * c), odd = all(-A1 * 2 / 3) * b;
-    v8 even2 = fma(all(1.f / 6), a, all(1.f / 3) * c), odd2 = all(B1 / 6) * b;
+static INLINE void weight_transform(vec a, vec b, vec c, vec* o) {                              // G
+    vec even = fma(all(-2.f / 3), a, all(-1.f / 3) * c), odd = all(-A1 * 2 / 3) * b;
+    vec even2 = fma(all(1.f / 6), a, all(1.f / 3) * c), odd2 = all(B1 / 6) * b;
     o[0] = a;
     o[1] = even + odd;
     o[2] = even - odd;
@@ -197,8 +289,8 @@ static INLINE void weight_transform(v8 a, v8 b, v8 c, v8* o) {                  
     o[5] = c;
 }
 
-static INLINE void weight_adjoint(v8 a, v8 b, v8 c, v8 d, v8 e, v8 f, v8* o) {              // G'
-    v8 s = b + c, p = d + e;
+static INLINE void weight_adjoint(vec a, vec b, vec c, vec d, vec e, vec f, vec* o) {              // G'
+    vec s = b + c, p = d + e;
     o[0] = fma(all(-2.f / 3), s, fma(all(1.f / 6), p, a));
     o[1] = fma(all(-A1 * 2 / 3), b - c, all(B1 / 6) * (d - e));
     o[2] = fma(all(1.f / 3), p - s, f);
@@ -224,15 +316,13 @@ struct Place {
 // floats from one plane to the next; the odd cache line keeps 36 planes from falling into one set of the cache
 static long plane_pitch(long channels, long tiles) { return channels * tiles + PANEL; }
 
-// Asks for what will be needed two tiles later: of `rows` rows of four pixels, the share that belongs to the channels
+// Asks for what will be needed two tiles later: of `rows` rows of four pixels, the share that belongs to LANES channels
 // from c on, when a loop over the channels of a tile comes past.
 template <int WRITE = 0>
 static INLINE void fetch_ahead(const float* tile, long line, int rows, long channels, long c) {
     const float* start = tile + 8 * channels + c * 4;
-    for (int y = 0; y < rows; y++) {
-        __builtin_prefetch(start + y * line, WRITE, 2);
-        __builtin_prefetch(start + y * line + 16, WRITE, 2);
-    }
+    for (int y = 0; y < rows; y++)
+        for (int k = 0; k < 4 * LANES; k += 16) __builtin_prefetch(start + y * line + k, WRITE, 2);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -240,12 +330,12 @@ static INLINE void fetch_ahead(const float* tile, long line, int rows, long chan
 
 struct Plain {                                           // as they are
     const float* x;
-    INLINE v8 operator()(long i, long) const { return load(x + i); }
+    INLINE vec operator()(long i, long) const { return load(x + i); }
 };
 
 struct Normalised {                                      // after batch normalisation and ReLU
     const float *x, *scale, *shift;                      // scale and shift: (channels,)
-    INLINE v8 operator()(long i, long c) const { return relu(fma(load(x + i), load(scale + c), load(shift + c))); }
+    INLINE vec operator()(long i, long c) const { return relu(fma(load(x + i), load(scale + c), load(shift + c))); }
 };
 
 // Tiles [first, first + count) transformed into planes
@@ -257,8 +347,8 @@ static void transform_inputs(const Tiles& tiles, long channels, Read read, long 
         Place at(tiles, first + t);
         long start = ((at.n * tiles.size.h + at.y - 1) * tiles.size.w + at.x - 1) * channels;
         bool inside = at.y > 0 && at.x > 0 && at.y + 5 <= tiles.size.h && at.x + 5 <= tiles.size.w;
-        for (long c = 0; c < channels; c += 8) {
-            v8 half[6][6], d[6], o[6];
+        for (long c = 0; c < channels; c += LANES) {
+            vec half[6][6], d[6], o[6];
             fetch_ahead(read.x + start, line, 6, channels, c);
             if (inside)
                 for (int x = 0; x < 6; x++) {
@@ -297,9 +387,9 @@ static void transform_outputs(const Tiles& tiles, long channels, const float* pl
         float* start = out + ((at.n * tiles.size.h + at.y) * tiles.size.w + at.x) * channels;
         int high = tiles.size.h - at.y < 4 ? tiles.size.h - at.y : 4;
         int wide = tiles.size.w - at.x < 4 ? tiles.size.w - at.x : 4;
-        for (long c = 0; c < channels; c += 8) {
+        for (long c = 0; c < channels; c += LANES) {
             const float* from = planes + ((c / PANEL) * rows + t) * PANEL + c % PANEL;
-            v8 half[6][4], o[4], sum = zero(), squares = zero();
+            vec half[6][4], o[4], sum = zero(), squares = zero();
             fetch_ahead<1>(start, line, 4, channels, c);
             for (int x = 0; x < 6; x++) {
                 const float* f = from + x * pitch;
@@ -379,7 +469,7 @@ static void forward(Picture p, long inputs, long outputs, Read read, const float
 
 struct Affine {
     const float *a, *b, *d;                              // (channels,)
-    INLINE v8 operator()(v8 gradient, v8 y, long c) const {
+    INLINE vec operator()(vec gradient, vec y, long c) const {
         return fma(load(a + c), gradient, fma(load(b + c), y, load(d + c)));
     }
 };
@@ -396,30 +486,26 @@ struct BehindPool {                                      // the gradient of max-
     INLINE long window(long n, long row, long column) const {
         return ((n * (p.h / 2) + row / 2) * (p.w / 2) + column / 2) * channels;
     }
-    static INLINE v8 passed(__m256i who, int me, v8 gradient) {
-        return only(_mm256_castsi256_ps(_mm256_cmpeq_epi32(who, _mm256_set1_epi32(me))), gradient);
-    }
-    INLINE __m256i who(long j) const { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(winner + j))); }
-    INLINE v8 pixel(long n, long row, long column, long c) const {
+    INLINE vec pixel(long n, long row, long column, long c) const {
         long j = window(n, row, column) + c;
-        v8 gradient = row / 2 < p.h / 2 && column / 2 < p.w / 2
-                    ? passed(who(j), (row & 1) * 2 + (column & 1), load(pooled + j)) : zero();
+        vec gradient = row / 2 < p.h / 2 && column / 2 < p.w / 2
+                    ? only(equal(load_bytes(winner + j), (row & 1) * 2 + (column & 1)), load(pooled + j)) : zero();
         return normalisation(gradient, load(y + output(n, row, column) + c), c);
     }
-    INLINE void tile(long n, long row, long column, long c, v8 (*d)[4]) const {
+    INLINE void tile(long n, long row, long column, long c, vec (*d)[4]) const {
         long line = p.w * channels, i = output(n, row, column) + c, j = window(n, row, column) + c;
         fetch_ahead(y + i - c, line, 4, channels, c);
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++) {
             long at = j + k / 2 * (p.w / 2) * channels + k % 2 * channels;
-            __m256i best = who(at);
-            v8 gradient = load(pooled + at);
+            ints best = load_bytes(winner + at);
+            vec gradient = load(pooled + at);
             __builtin_prefetch(pooled + at + 4 * channels, 0, 2);
 #pragma GCC unroll 4
             for (int q = 0; q < 4; q++) {
                 int down = k / 2 * 2 + q / 2, right = k % 2 * 2 + q % 2;
-                v8 before = load(y + i + down * line + right * channels);
-                d[right][down] = normalisation(passed(best, q, gradient), before, c);
+                vec before = load(y + i + down * line + right * channels);
+                d[right][down] = normalisation(only(equal(best, q), gradient), before, c);
             }
         }
     }
@@ -431,14 +517,14 @@ struct BehindMean {                                      // the gradient of the 
     Affine normalisation;
     Picture p;
     long channels;
-    INLINE v8 value(long i, long n, long c) const {
-        __m256i mask = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(alive + i)));
-        return normalisation(only(_mm256_castsi256_ps(mask), load(mean + n * channels + c)), load(y + i), c);
+    INLINE vec value(long i, long n, long c) const {
+        Mask through = equal(load_bytes(alive + i), 0xff);
+        return normalisation(only(through, load(mean + n * channels + c)), load(y + i), c);
     }
-    INLINE v8 pixel(long n, long row, long column, long c) const {
+    INLINE vec pixel(long n, long row, long column, long c) const {
         return value(((n * p.h + row) * p.w + column) * channels + c, n, c);
     }
-    INLINE void tile(long n, long row, long column, long c, v8 (*d)[4]) const {
+    INLINE void tile(long n, long row, long column, long c, vec (*d)[4]) const {
         long line = p.w * channels, i = ((n * p.h + row) * p.w + column) * channels + c;
         fetch_ahead(y + i - c, line, 4, channels, c);
         for (int x = 0; x < 4; x++)
@@ -451,14 +537,15 @@ struct BehindReLU {                                      // the gradient behind 
     Affine normalisation;
     Picture p;
     long channels;
-    INLINE v8 value(long i, long c) const {
-        v8 before = load(y + i), alive = positive(fma(before, load(scale + c), load(shift + c)));
+    INLINE vec value(long i, long c) const {
+        vec before = load(y + i);
+        Mask alive = positive(fma(before, load(scale + c), load(shift + c)));
         return normalisation(only(alive, load(gradient + i)), before, c);
     }
-    INLINE v8 pixel(long n, long row, long column, long c) const {
+    INLINE vec pixel(long n, long row, long column, long c) const {
         return value(((n * p.h + row) * p.w + column) * channels + c, c);
     }
-    INLINE void tile(long n, long row, long column, long c, v8 (*d)[4]) const {
+    INLINE void tile(long n, long row, long column, long c, vec (*d)[4]) const {
         long line = p.w * channels, i = ((n * p.h + row) * p.w + column) * channels + c;
         fetch_ahead(y + i - c, line, 4, channels, c);
         fetch_ahead(gradient + i - c, line, 4, channels, c);
@@ -475,8 +562,8 @@ static void transform_gradients(const Tiles& tiles, long channels, Behind behind
     for (long t = 0; t < count; t++) {
         Place at(tiles, first + t);
         bool inside = at.y + 4 <= tiles.size.h && at.x + 4 <= tiles.size.w;
-        for (long c = 0; c < channels; c += 8) {
-            v8 half[4][6], d[4][4], o[6];
+        for (long c = 0; c < channels; c += LANES) {
+            vec half[4][6], d[4][4], o[6];
             if (inside) behind.tile(at.n, at.y, at.x, c, d);
             else
                 for (int x = 0; x < 4; x++)
@@ -502,9 +589,9 @@ static void add_inputs(const Tiles& tiles, long channels, const float* planes, l
         Place at(tiles, first + t);
         float* start = out + ((at.n * tiles.size.h + at.y - 1) * tiles.size.w + at.x - 1) * channels;
         bool inside = at.y > 0 && at.x > 0 && at.y + 5 <= tiles.size.h && at.x + 5 <= tiles.size.w;
-        for (long c = 0; c < channels; c += 8) {
+        for (long c = 0; c < channels; c += LANES) {
             const float* from = planes + ((c / PANEL) * rows + t) * PANEL + c % PANEL;
-            v8 half[6][6], o[6];
+            vec half[6][6], o[6];
             fetch_ahead<1>(start, line, 6, channels, c);
             for (int x = 0; x < 6; x++) {
                 const float* f = from + x * pitch;
@@ -537,10 +624,10 @@ static void add_inputs(const Tiles& tiles, long channels, const float* planes, l
 // over rows [from, to) of one image
 static void sum_rows(Picture p, long channels, Normalised in, const float* gradient, long n, long from, long to,
                      float* sums) {
-    for (long c = 0; c < channels; c += 8) {
-        v8 sum = zero(), product = zero(), scale = load(in.scale + c), shift = load(in.shift + c);
+    for (long c = 0; c < channels; c += LANES) {
+        vec sum = zero(), product = zero(), scale = load(in.scale + c), shift = load(in.shift + c);
         for (long i = (n * p.h + from) * p.w * channels + c; i < (n * p.h + to) * p.w * channels; i += channels) {
-            v8 x = load(in.x + i), g = only(positive(fma(x, scale, shift)), load(gradient + i));
+            vec x = load(in.x + i), g = only(positive(fma(x, scale, shift)), load(gradient + i));
             sum += g; product = fma(g, x, product);
         }
         store(sums + c, load(sums + c) + sum);
@@ -556,9 +643,9 @@ static void finish_weights(const std::vector<float*>& parts, long inputs, long o
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long i = 0; i < inputs; i++) {
         FlushTiny flush;
-        for (long o = 0; o < outputs; o += 8) {
+        for (long o = 0; o < outputs; o += LANES) {
             long at = ((i / PANEL * panels + o / PANEL) * PANEL + i % PANEL) * PANEL + o % PANEL;
-            v8 half[6][3], sum[6], w[3];
+            vec half[6][3], sum[6], w[3];
             for (int x = 0; x < 6; x++) {
                 for (int y = 0; y < 6; y++) {
                     sum[y] = load(parts[0] + (y * 6 + x) * pitch + at);
@@ -570,7 +657,7 @@ static void finish_weights(const std::vector<float*>& parts, long inputs, long o
             for (int y = 0; y < 3; y++) {
                 weight_adjoint(half[0][y], half[1][y], half[2][y], half[3][y], half[4][y], half[5][y], w);
                 for (int x = 0; x < 3; x++)
-                    for (int k = 0; k < 8; k++) dw[(o + k) * s_out + i * s_in + y * s_row + x * s_column] = w[x][k];
+                    for (int k = 0; k < LANES; k++) dw[(o + k) * s_out + i * s_in + y * s_row + x * s_column] = w[x][k];
             }
         }
     }
@@ -635,19 +722,19 @@ static void shortcut_forward(long pixels, long inputs, long outputs, const float
         for (long chunk = share.first; chunk < share.end; chunk++) {
             long first = chunk * rows, count = pixels - first < rows ? pixels - first : rows;
             for (long t = 0; t < count; t++)
-                for (long c = 0; c < inputs; c += 8)
+                for (long c = 0; c < inputs; c += LANES)
                     store(v + ((c / PANEL) * rows + t) * PANEL + c % PANEL, load(x + (first + t) * inputs + c));
             product(v, inputs, w, m, outputs, rows);
-            for (long c = 0; c < outputs; c += 8) {
-                v8 sum = zero(), squares = zero();
+            for (long c = 0; c < outputs; c += LANES) {
+                vec sum = zero(), squares = zero();
                 for (long t = 0; t < count; t++) {
-                    v8 y = load(m + ((c / PANEL) * rows + t) * PANEL + c % PANEL);
+                    vec y = load(m + ((c / PANEL) * rows + t) * PANEL + c % PANEL);
                     store(out + (first + t) * outputs + c, y);
                     sum += y; squares = fma(y, y, squares);
                 }
                 store(&sums[c], sum); store(&sums[outputs + c], squares);
             }
-            carry(sums.data(), &parts[share.me * 2 * outputs], 2 * outputs);
+            if (stats) carry(sums.data(), &parts[share.me * 2 * outputs], 2 * outputs);
         }
     }
     if (stats) gather(parts, stats, 2 * outputs, threads);
@@ -671,15 +758,15 @@ static void shortcut_backward(Picture p, long inputs, long outputs, const float*
             long count = end - first < rows ? end - first : rows;
             for (long t = 0; t < count; t++) {
                 long n = (first + t) / (p.h * p.w), row = (first + t) / p.w % p.h, column = (first + t) % p.w;
-                for (long c = 0; c < outputs; c += 8)
+                for (long c = 0; c < outputs; c += LANES)
                     store(m + ((c / PANEL) * rows + t) * PANEL + c % PANEL, behind.pixel(n, row, column, c));
-                for (long c = 0; c < inputs; c += 8)
+                for (long c = 0; c < inputs; c += LANES)
                     store(v + ((c / PANEL) * rows + t) * PANEL + c % PANEL, load(x + (first + t) * inputs + c));
             }
             correlate(v, inputs, m, outputs, rows, count, sums);
             product(m, outputs, w_back, v, inputs, rows);
             for (long t = 0; t < count; t++)
-                for (long c = 0; c < inputs; c += 8)
+                for (long c = 0; c < inputs; c += LANES)
                     store(dx + (first + t) * inputs + c, load(v + ((c / PANEL) * rows + t) * PANEL + c % PANEL));
         }
     }
@@ -696,27 +783,19 @@ static void shortcut_backward(Picture p, long inputs, long outputs, const float*
 // Sum of the two ways, ReLU, and pooling or mean
 
 // The winner of each 2x2 window: which of four, or 4 where ReLU cuts all of them off
-static INLINE v8 pool(v8 a, v8 b, v8 c, v8 d, uint8_t* winner) {
-    v8 most = _mm256_max_ps(_mm256_max_ps(a, b), _mm256_max_ps(c, d));
-    __m256i who = _mm256_set1_epi32(3);
-    auto where = [&](v8 x, int number) {
-        __m256i same = _mm256_castps_si256(_mm256_cmp_ps(x, most, _CMP_EQ_OQ));
-        who = _mm256_blendv_epi8(who, _mm256_set1_epi32(number), same);
-    };
-    where(c, 2); where(b, 1); where(a, 0);
-    __m256i dead = _mm256_castps_si256(_mm256_cmp_ps(most, zero(), _CMP_LE_OQ));
-    who = _mm256_blendv_epi8(who, _mm256_set1_epi32(4), dead);
-    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(who), _mm256_extracti128_si256(who, 1));
-    _mm_storel_epi64((__m128i*)winner, _mm_packus_epi16(words, words));
-    v8 broken = _mm256_cmp_ps(a + b + c + d, zero(), _CMP_UNORD_Q);      // a NaN anywhere must show
-    return _mm256_or_ps(broken, relu(most));
+static INLINE vec pool(vec a, vec b, vec c, vec d, uint8_t* winner) {
+    vec most = larger(larger(a, b), larger(c, d)), sum = a + b + c + d;
+    ints who = choose(equal(c, most), number(2), number(3));
+    who = choose(equal(a, most), number(0), choose(equal(b, most), number(1), who));
+    store_bytes(winner, choose(positive(most), who, number(4)));
+    return choose(broken(sum), sum, relu(most));         // a NaN anywhere must show
 }
 
 // The value at the winner
-static INLINE v8 choose(v8 a, v8 b, v8 c, v8 d, const uint8_t* winner) {
-    __m256i who = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)winner));
-    v8 right = _mm256_castsi256_ps(_mm256_slli_epi32(who, 31)), below = _mm256_castsi256_ps(_mm256_slli_epi32(who, 30));
-    return _mm256_blendv_ps(_mm256_blendv_ps(a, b, right), _mm256_blendv_ps(c, d, right), below);
+static INLINE vec won(vec a, vec b, vec c, vec d, const uint8_t* winner) {
+    ints who = load_bytes(winner);
+    Mask right = has_bit(who, 1), below = has_bit(who, 2);
+    return choose(below, choose(right, d, c), choose(right, b, a));
 }
 
 static void join_pool(Picture p, long channels, const float* y, const float* s, const float* y_scale,
@@ -728,20 +807,21 @@ static void join_pool(Picture p, long channels, const float* y, const float* s, 
         FlushTiny flush;
         long n = nr / down, row = nr % down;
         for (long column = 0; column < across; column++)
-            for (long c = 0; c < channels; c += 8) {
-                long i = ((n * p.h + 2 * row) * p.w + 2 * column) * channels + c, j = (nr * across + column) * channels + c;
+            for (long c = 0; c < channels; c += LANES) {
+                long i = ((n * p.h + 2 * row) * p.w + 2 * column) * channels + c;
+                long j = (nr * across + column) * channels + c;
                 long at[4] = {i, i + channels, i + line, i + line + channels};
-                v8 ys[4], ss[4], z[4];
+                vec ys[4], ss[4], z[4];
                 for (int k = 0; k < 4; k++) {
                     ys[k] = load(y + at[k]); ss[k] = load(s + at[k]);
                     z[k] = fma(ys[k], load(y_scale + c), fma(ss[k], load(s_scale + c), load(shift + c)));
                 }
-                uint8_t here[8];
+                uint8_t here[LANES];
                 store(out + j, pool(z[0], z[1], z[2], z[3], here));
                 if (!winner) continue;
-                memcpy(winner + j, here, 8);
-                store(y_won + j, choose(ys[0], ys[1], ys[2], ys[3], here));
-                store(s_won + j, choose(ss[0], ss[1], ss[2], ss[3], here));
+                memcpy(winner + j, here, LANES);
+                store(y_won + j, won(ys[0], ys[1], ys[2], ys[3], here));
+                store(s_won + j, won(ss[0], ss[1], ss[2], ss[3], here));
             }
     }
 }
@@ -754,18 +834,17 @@ static void join_mean(Picture p, long channels, const float* y, const float* s, 
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long n = 0; n < p.n; n++) {
         FlushTiny flush;
-        for (long c = 0; c < channels; c += 8) {
-            v8 sum = zero(), living = zero(), y_sum = zero(), s_sum = zero();
-            v8 ys = load(y_scale + c), ss = load(s_scale + c), h = load(shift + c);
+        for (long c = 0; c < channels; c += LANES) {
+            vec sum = zero(), living = zero(), y_sum = zero(), s_sum = zero();
+            vec ys = load(y_scale + c), ss = load(s_scale + c), h = load(shift + c);
             for (long k = 0; k < positions; k++) {
                 long i = (n * positions + k) * channels + c;
-                v8 a = load(y + i), b = load(s + i), z = fma(a, ys, fma(b, ss, h)), mask = positive(z);
+                vec a = load(y + i), b = load(s + i), z = fma(a, ys, fma(b, ss, h));
+                Mask mask = positive(z);
                 sum += relu(z);
                 if (!alive) continue;
                 living += only(mask, all(1)); y_sum += only(mask, a); s_sum += only(mask, b);
-                __m256i m = _mm256_castps_si256(mask);
-                __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
-                _mm_storel_epi64((__m128i*)(alive + i), _mm_packs_epi16(words, words));
+                store_bytes(alive + i, choose(mask, number(-1), number(0)));
             }
             store(out + n * channels + c, sum * all(1.f / positions));
             if (!alive) continue;
@@ -787,11 +866,10 @@ static void pool_sums(long pixels, long channels, const float* gradient, const u
         Share share(pixels);
         for (long first = share.first, block = 256; first < share.end; first += block) {
             long last = first + block < share.end ? first + block : share.end;
-            for (long c = 0; c < channels; c += 8) {
-                v8 sum = zero(), y = zero(), s = zero();
+            for (long c = 0; c < channels; c += LANES) {
+                vec sum = zero(), y = zero(), s = zero();
                 for (long i = first * channels + c; i < last * channels; i += channels) {
-                    __m256i who = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(winner + i)));
-                    v8 g = only(_mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(4), who)), load(gradient + i));
+                    vec g = only(below(load_bytes(winner + i), 4), load(gradient + i));
                     sum += g; y = fma(g, load(y_won + i), y); s = fma(g, load(s_won + i), s);
                 }
                 store(&sums[c], sum); store(&sums[channels + c], y); store(&sums[2 * channels + c], s);
@@ -814,7 +892,7 @@ static void bordered(const float* image, long h, long w, long width, float* out)
 // totals[9 + 81]: sums of the nine neighbours and of their products, over all positions. The mean and the variance
 // of any 3x3 convolution follow from these, so the convolution's output need not be stored for its statistics.
 static void stem_moments(Picture p, const float* x, double* totals, int threads) {
-    long width = p.w + 16;
+    long width = p.w + 2 * LANES;
     std::vector<double> parts(threads * 90, 0.0);
 #pragma omp parallel num_threads(threads)
     {
@@ -826,18 +904,15 @@ static void stem_moments(Picture p, const float* x, double* totals, int threads)
             bordered(x + n * p.h * p.w, p.h, p.w, width, image);
             for (long row = 0; row < p.h; row++)
                 for (int i = 0; i < 9; i++) {
-                    v8 sum[10] = {};
-                    for (long column = 0; column < p.w; column += 8) {
+                    vec sum[10] = {};
+                    for (long column = 0; column < p.w; column += LANES) {
                         const float* at = image + row * width + column;
                         // positions right of the picture must not count
-                        __m256i left = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-                        v8 real = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32((int)(p.w - column)), left));
-                        v8 a = only(real, load(at + i / 3 * width + i % 3));
+                        vec a = only(below(steps(1), (int)(p.w - column)), load(at + i / 3 * width + i % 3));
                         sum[9] += a;
                         for (int j = 0; j < 9; j++)
                             if (j >= i) sum[j] = fma(a, load(at + j / 3 * width + j % 3), sum[j]);
                     }
-                    auto total = [](v8 s) { double t = 0; for (int k = 0; k < 8; k++) t += s[k]; return t; };
                     mine[i] += total(sum[9]);
                     for (int j = i; j < 9; j++) mine[9 + i * 9 + j] += total(sum[j]);
                 }
@@ -851,7 +926,7 @@ static void stem_moments(Picture p, const float* x, double* totals, int threads)
 // Convolution (its batch normalisation folded into w[9][channels] and shift[channels]), ReLU and pooling at once
 static void stem_forward(Picture p, long channels, const float* x, const float* w, const float* shift, float* out,
                          uint8_t* winner, int threads) {
-    long width = p.w + 16, down = p.h / 2, across = p.w / 2;
+    long width = p.w + 2 * LANES, down = p.h / 2, across = p.w / 2;
 #pragma omp parallel num_threads(threads)
     {
         FlushTiny flush;
@@ -860,24 +935,24 @@ static void stem_forward(Picture p, long channels, const float* x, const float* 
         for (long n = share.first; n < share.end; n++) {
             bordered(x + n * p.h * p.w, p.h, p.w, width, image);
             for (long row = 0; row < down; row++)
-                for (long c = 0; c < channels; c += 8) {
-                    v8 k[9], h = load(shift + c);
+                for (long c = 0; c < channels; c += LANES) {
+                    vec k[9], h = load(shift + c);
                     for (int i = 0; i < 9; i++) k[i] = load(w + i * channels + c);
                     for (long column = 0; column < across; column++) {
                         const float* at = image + 2 * row * width + 2 * column;
-                        v8 z[4] = {h, h, h, h};
+                        vec z[4] = {h, h, h, h};
                         for (int y = 0; y < 4; y++)
                             for (int i = 0; i < 4; i++) {
-                                v8 value = _mm256_broadcast_ss(at + y * width + i);
+                                vec value = all(at[y * width + i]);
                                 for (int q = 0; q < 4; q++) {
                                     int dy = y - q / 2, dx = i - q % 2;
                                     if (dy >= 0 && dy < 3 && dx >= 0 && dx < 3) z[q] = fma(value, k[dy * 3 + dx], z[q]);
                                 }
                             }
                         long j = ((n * down + row) * across + column) * channels + c;
-                        uint8_t here[8];
+                        uint8_t here[LANES];
                         store(out + j, pool(z[0], z[1], z[2], z[3], here));
-                        if (winner) memcpy(winner + j, here, 8);
+                        if (winner) memcpy(winner + j, here, LANES);
                     }
                 }
         }
@@ -887,7 +962,7 @@ static void stem_forward(Picture p, long channels, const float* x, const float* 
 // totals[10][channels]: sums of the gradient that passes the pooling times each of the nine neighbours, and alone
 static void stem_backward(Picture p, long channels, const float* x, const float* gradient, const uint8_t* winner,
                           double* totals, int threads) {
-    long width = p.w + 16, down = p.h / 2, across = p.w / 2;
+    long width = p.w + 2 * LANES, down = p.h / 2, across = p.w / 2;
     std::vector<double> parts(threads * 10 * channels, 0.0);
 #pragma omp parallel num_threads(threads)
     {
@@ -898,18 +973,18 @@ static void stem_backward(Picture p, long channels, const float* x, const float*
         for (long n = share.first; n < share.end; n++) {
             bordered(x + n * p.h * p.w, p.h, p.w, width, image);
             for (long row = 0; row < down; row++) {
-                for (long c = 0; c < channels; c += 8) {
-                    v8 sum[10] = {};
+                for (long c = 0; c < channels; c += LANES) {
+                    vec sum[10] = {};
                     for (long column = 0; column < across; column++) {
                         const float* at = image + 2 * row * width + 2 * column;
                         long j = ((n * down + row) * across + column) * channels + c;
-                        __m256i who = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(winner + j)));
-                        v8 g = load(gradient + j);
+                        ints who = load_bytes(winner + j);
+                        vec g = load(gradient + j);
                         for (int q = 0; q < 4; q++) {
-                            v8 mine = only(_mm256_castsi256_ps(_mm256_cmpeq_epi32(who, _mm256_set1_epi32(q))), g);
+                            vec mine = only(equal(who, q), g);
                             const float* window = at + q / 2 * width + q % 2;
                             for (int i = 0; i < 9; i++)
-                                sum[i] = fma(mine, _mm256_broadcast_ss(window + i / 3 * width + i % 3), sum[i]);
+                                sum[i] = fma(mine, all(window[i / 3 * width + i % 3]), sum[i]);
                             sum[9] += mine;
                         }
                     }
@@ -930,12 +1005,12 @@ static void weight_planes(const float* w, long n_rows, long n_columns, long s_ro
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long panel = 0; panel < n_columns / PANEL; panel++) {
         FlushTiny flush;
-        __m256i lanes = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32((int)s_column));
+        ints lanes = steps((int)s_column);
         for (long r = 0; r < n_rows; r++)
-            for (long c = panel * PANEL; c < (panel + 1) * PANEL; c += 8) {
+            for (long c = panel * PANEL; c < (panel + 1) * PANEL; c += LANES) {
                 const float* from = w + r * s_row + c * s_column;
-                auto take = [&](int y, int x) { return _mm256_i32gather_ps(from + y * s_y + x * s_x, lanes, 4); };
-                v8 half[3][6], o[6];
+                auto take = [&](int y, int x) { return gather_lanes(from + y * s_y + x * s_x, lanes); };
+                vec half[3][6], o[6];
                 for (int x = 0; x < 3; x++) weight_transform(take(0, x), take(1, x), take(2, x), half[x]);
                 for (int y = 0; y < 6; y++) {
                     weight_transform(half[0][y], half[1][y], half[2][y], o);
@@ -950,6 +1025,8 @@ static void weight_planes(const float* w, long n_rows, long n_columns, long s_ro
 // What Python calls. Pointers may be null where a comment above says so.
 
 extern "C" {
+
+long lanes() { return LANES; }
 
 void* take_memory(long bytes) {
     long whole = (bytes + (2 << 20) - 1) >> 21 << 21;

@@ -7,7 +7,7 @@ __all__ = ['BEST', 'OPTIMISERS', 'Model', 'trained_clips', 'batches', 'sum_gradi
            'validation_scores', 'best_epoch', 'finished', 'AveragedWeights', 'State', 'save_state', 'load_state',
            'FlatAdam', 'FlatAdamW', 'FlatSGD', 'build_optimiser', 'Optimisation', 'fit', 'Plan']
 
-# %% ../../nbs/04c_training.fit.ipynb #b96a8363
+# %% ../../nbs/04c_training.fit.ipynb #d913b90f
 import json
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ from ..models.residual import hand_out
 from ..progress import progress
 from ..recipe import seed_for
 from nonspeech7k.training.devices import (
-    Ranks, Resident, autocast, finish_step, ranks, seed_weights, seeded_generator, share_batch_norms,
+    Ranks, Resident, autocast, finish_step, keep_memory, ranks, seed_weights, seeded_generator, share_batch_norms,
 )
 from .losses import Loss, Objective, build_loss, class_weights, one_hot
 from .schedules import epoch_rates, known_beforehand
@@ -377,7 +377,7 @@ class FlatSGD(torch.optim.SGD):
         momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
         _write_back(parameters, values - rate * momentum)
 
-# %% ../../nbs/04c_training.fit.ipynb #5862fba7
+# %% ../../nbs/04c_training.fit.ipynb #7e17bc98
 OPTIMISERS = {"adamw": (torch.optim.AdamW, FlatAdamW), "adam": (torch.optim.Adam, FlatAdam),
               "sgd": (torch.optim.SGD, FlatSGD)}
 
@@ -391,7 +391,7 @@ def build_optimiser(
 ) -> torch.optim.Optimizer:
     "An optimiser by its name, in the form that suits the device; raises ValueError for an unknown name."
     if kind not in OPTIMISERS: raise ValueError(f"optimiser: {kind!r} is not known; allowed: {', '.join(OPTIMISERS)}")
-    settings = {"lr": lr, "weight_decay": weight_decay, "fused": device.type == "cuda" or None}
+    settings = {"lr": lr, "weight_decay": weight_decay, "fused": device.type in ("cpu", "cuda") or None}
     if kind == "sgd": settings["momentum"] = momentum
     return OPTIMISERS[kind][device.type == "xla"](parameters, **settings)
 
@@ -414,7 +414,7 @@ class Optimisation:
     ema:float = 0.0 # decay of the weights' moving average; 0: none
     distil:dict|None = None # weight and temperature of a teacher's part in the loss
 
-# %% ../../nbs/04c_training.fit.ipynb #05d6ab03
+# %% ../../nbs/04c_training.fit.ipynb #d707b157
 def fit(
     model:Model, # its network is trained in place
     clips:Resident,
@@ -430,6 +430,7 @@ def fit(
     teacher:Callable[[torch.Tensor], torch.Tensor]|None=None, # waveforms (rows, samples) → logits (rows, classes)
 ) -> tuple[dict[str, torch.Tensor], list[dict]]: # the result's weights, the history
     "Train a network, going on from the saved state where there is one."
+    if clips.device.type == "cpu": keep_memory()
     state, key, together = _start(model.network, settings, len(valid) > 0), f"{name}, seed {seed}", ranks()
     if state_path.exists(): load_state(state, state_path, key)
     plan = Plan(model, clips, targets, train, valid, settings, seed, list(learning_rates), teacher, together)
