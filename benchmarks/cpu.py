@@ -1,6 +1,6 @@
 """The speeds that the README states, measured on this machine's CPU: `make bench`, or `python -m benchmarks.cpu --only bank start`.
 
-Whatever is compared runs in turn in the same process, or in processes that this one starts; a figure is the median of
+Whatever is compared runs in turn, in this process or in processes that it starts; a figure is the median of
 its runs, and the smallest and largest stand beside it. Nothing is compared with a number from another machine."""
 import argparse
 import os
@@ -79,10 +79,9 @@ def training(bench: Bench) -> list[Figure]:
         fit(model, clips, torch.tensor(targets), everything, nothing, optimisation_of(recipe), 1, state, [1e-3])
         state.unlink()
 
-    def plain():
-        plain_loop.train_part(files, targets, measured.numpy(), everything.numpy(), nothing.numpy(), classes, recipe)
-
-    taken = alternate({"plain": plain, "library": library}, bench.runs, clock=seconds_of_steps)
+    plain = partial(plain_loop.train_part, files, targets, measured.numpy(), everything.numpy(), nothing.numpy(), classes,
+                    recipe)
+    taken = alternate({"plain": plain, "library": library}, bench.runs, clock=seconds_of_steps, apart=("plain",))
     return ratio_figures("training", "S1 training, clips/s over the plain loop", "S1 training", taken, len(files), 4)
 
 
@@ -108,11 +107,9 @@ def whole_study(bench: Bench, rate: int = 32_000) -> list[Figure]:
         shutil.rmtree(folder, ignore_errors=True)
         study(files, targets, manifest, classes, recipe, folder)
 
-    def plain():
-        plain_loop.study(files, targets, fold, classes, recipe)
-
+    plain = partial(plain_loop.study, files, targets, fold, classes, recipe)
     trained = sum(int(((fold > 0) & (fold != number)).sum()) for number in sorted(set(fold)))
-    taken = alternate({"plain": plain, "library": library}, bench.runs, warm=False)
+    taken = alternate({"plain": plain, "library": library}, bench.runs, warm=False, apart=("plain",))
     sounds = f"`deeply` at {rate // 1000} kHz"
     return ratio_figures(f"study {rate // 1000} kHz", f"a whole S1 study on {sounds}, wall time, over the plain loop",
                          f"S1 study on {sounds}, trained clips over all its time", taken, trained, 5)

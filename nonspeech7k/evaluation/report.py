@@ -558,7 +558,7 @@ score.loss }}{{ mark() }}.</p>
 "%.3f" % row.f1 }}</td></tr>{% endfor %}</tbody>{% endcall %}
 """
 
-# %% ../../nbs/05d_evaluation.report.ipynb #4ab0b245
+# %% ../../nbs/05d_evaluation.report.ipynb #43a2f228
 _FOLDS = """
 <h3>By fold</h3>
 {% call table("Scores by fold") %}<caption>Cross-validation{{ mark() }}</caption>
@@ -612,7 +612,7 @@ labelled wrongly.</p>
 <td class="text">{{ row.label }} → {{ row.predicted }}</td><td>{{ "%.2f" % row.probability }}</td></tr>
 {% endfor %}</tbody>{% endcall %}{% endif %}
 {% if errors.uncertain %}<h3>The least certain answers</h3>
-<p>Here the two most probable classes are nearly even, so it is chance whether the answer is right. Label → answer,
+<p>Here the model could hardly choose between the two most probable classes; neither need be right. Label → answer,
 and its probability{{ mark() }}.</p>
 {{ cards(errors.uncertain) }}{% endif %}
 {{ pictures("errors") }}
