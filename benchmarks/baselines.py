@@ -12,12 +12,11 @@ import argparse
 import json
 from pathlib import Path
 from statistics import mean, median, stdev
-from time import perf_counter
 
 import numpy as np
 import torch
 
-from benchmarks.common import RESULTS, ROOT, machine, real_recordings
+from benchmarks.common import RESULTS, ROOT, machine, real_recordings, seconds, seconds_of_steps
 from nonspeech7k import pipeline
 from nonspeech7k.files import read_json, write_json
 from nonspeech7k.inference.classifier import Classifier, describe, for_inference
@@ -87,24 +86,25 @@ def sizes(corpus: str, network: str, classes: int) -> dict:
 
 
 def speeds(corpus: str, network: str, classes: int, folder: Path, batches: int = 3, repeats: int = 3) -> dict:
-    "Clips a second of training, augmentation included, and of inference from the waveform."
+    "Clips a second of training, augmentation included and what is kept of an epoch on disk not; of inference."
     recipe = recipe_of(corpus, network, ["train.epochs=1", "train.schedule={kind: plateau}"])
     size = recipe.train.batch_size
     sounds = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (size, recipe.clip.samples)).astype(np.float32))
     model = pipeline.model_of(recipe, classes)
-    how = {"precision": str(model.dtype).removeprefix("torch."), "computed_by": kernels_status(model.network, sounds.device, model.dtype)}
+    how = {"precision": str(model.dtype).removeprefix("torch."),
+           "computed_by": kernels_status(model.network, sounds.device, model.dtype)}
     targets, settings = torch.arange(size) % classes, pipeline.optimisation_of(recipe)
     every, none = torch.arange(size).repeat(batches), torch.empty(0, dtype=torch.int64)
     training = []
     for repeat in range(repeats + 1):  # the first warms up
         state = folder / f"speed{repeat}.state"
-        since = perf_counter()
-        fit(model, Sounds(sounds), targets, every, none, settings, 0, state, [1e-3], "speed")
-        training.append(perf_counter() - since)
+        training.append(seconds_of_steps(
+            lambda: fit(model, Sounds(sounds), targets, every, none, settings, 0, state, [1e-3], "speed")))
         state.unlink()
     labels = [str(number) for number in range(classes)]
-    classifier = for_inference(Classifier(model.front_end, model.network, describe(labels, recipe.model_dump())), torch.float32)
-    inference = [timed(lambda: classifier.probabilities(sounds)) for _ in range(repeats + 1)]
+    trained = Classifier(model.front_end, model.network, describe(labels, recipe.model_dump()))
+    classifier = for_inference(trained, torch.float32)
+    inference = [seconds(lambda: classifier.probabilities(sounds)) for _ in range(repeats + 1)]
     return {"training_clips_per_second": size * batches / median(training[1:]),
             "inference_clips_per_second": size / median(inference[1:])} | how
 
@@ -114,12 +114,6 @@ class Sounds:
     def __init__(self, waveforms: torch.Tensor): self.all, self.device = waveforms, waveforms.device
     def __len__(self) -> int: return len(self.all)
     def waveforms(self, indices: torch.Tensor) -> torch.Tensor: return self.all[indices]
-
-
-def timed(call) -> float:
-    since = perf_counter()
-    call()
-    return perf_counter() - since
 
 
 def known() -> dict:
