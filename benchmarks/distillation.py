@@ -7,25 +7,22 @@ and length of training. The difference is paired over clips, its interval over g
 import argparse
 from pathlib import Path
 
+from benchmarks.baselines import RECIPE
 from benchmarks.common import RESULTS, machine, real_recordings
 from nonspeech7k import pipeline
 from nonspeech7k.evaluation.comparison import compare_runs, spread_over_seeds
-from nonspeech7k.files import read_json, write_json
+from nonspeech7k.files import write_json
 from nonspeech7k.recipe import read_recipe
 
 PLACE = RESULTS / "distillation.json"
-RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "baselines.yaml"
 SEEDS = (42, 43, 44)
 STUDENT = ["network.channels=[8, 16, 32, 32]", "network.hidden=32", "network.dropout=0.1"]
 
 
 def judged(folder: Path, changes: list[str]) -> dict:
     "The metrics of one run, trained and judged in this process; goes on where it was stopped."
-    run = pipeline.enter_run(read_recipe(RECIPE, [f"corpus.root={real_recordings('deeply')}", *changes]), folder)
-    pipeline.explore(run)
-    pipeline.measure(run)
-    pipeline.train(run)
-    return pipeline.evaluate(run)
+    recipe = read_recipe(RECIPE, [f"corpus.root={real_recordings('deeply')}", *changes])
+    return pipeline.complete(pipeline.enter_run(recipe, folder))
 
 
 def one_seed(seed: int, epochs: int, runs: Path) -> dict:
@@ -54,9 +51,9 @@ def main():
     arguments.add_argument("--epochs", type=int, default=20)
     arguments.add_argument("--runs", type=Path, default=Path("runs/distillation"))
     given = arguments.parse_args()
-    found = [one_seed(seed, given.epochs, given.runs) for seed in SEEDS]
-    write_json(PLACE, summary(found))
-    for name, scores in read_json(PLACE)["scores"].items():
+    found = summary([one_seed(seed, given.epochs, given.runs) for seed in SEEDS])
+    write_json(PLACE, found)
+    for name, scores in found["scores"].items():
         print(f"{name}: macro-F1 {scores['macro_f1']['mean']:.3f} ± {scores['macro_f1']['std'] or 0:.3f}")
 
 

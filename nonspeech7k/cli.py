@@ -223,7 +223,7 @@ def tag(
     typer.echo(f"labels: {out/'tags'} ({done['labelled']} clips)")
     if done["bad"]: typer.echo(f"cannot be read: {out/'bad'} ({done['bad']} clips)")
 
-# %% ../nbs/08_cli.ipynb #090a0677
+# %% ../nbs/08_cli.ipynb #90070426
 @app.command()
 def ensemble(
     out:Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
@@ -240,7 +240,7 @@ def ensemble(
     members = [load_classifier(model) for model in models]
     save_classifier(join(members), out)
     typer.echo(f"ensemble of {len(models)}: {out}")
-    if any("rejection" in member.configuration.get("calibration", {}) for member in members):
+    if any(member.rejection for member in members):
         typer.echo("its members' thresholds for 'none of these' do not hold for their mean: it answers every clip", err=True)
 
 # %% ../nbs/08_cli.ipynb #e971b0d0

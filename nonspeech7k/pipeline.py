@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'READ_FIRST', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_run', 'enter_run', 'require', 'stage',
            'read_recipe_corpus', 'open_recipe_bank', 'explore', 'open_clips', 'front_end_of', 'measure', 'moments_of',
            'targets_of', 'augmentations', 'train', 'model_file', 'model_of', 'optimisation_of', 'prepare', 'fit_fold',
-           'train_as_rank', 'repetitions', 'evaluate', 'class_logits', 'judged', 'unknown_parameters',
+           'train_as_rank', 'repetitions', 'complete', 'evaluate', 'class_logits', 'judged', 'unknown_parameters',
            'refuse_unknown_parameters', 'StageError', 'notebook_of', 'execute', 'run_all']
 
 # %% ../nbs/07_pipeline.ipynb #a155b96f
@@ -661,7 +661,7 @@ def _failure(error) -> Exception:
     if text.startswith("UserError: "): return UserError(text.removeprefix("UserError: "))
     return RuntimeError(f"training process {rank}: {text}")
 
-# %% ../nbs/07_pipeline.ipynb #e06fb159
+# %% ../nbs/07_pipeline.ipynb #e2fa915a
 def repetitions(
     run:Run,
 ) -> list[Run]: # one for each of the recipe's further seeds
@@ -669,29 +669,25 @@ def repetitions(
     recipes = [run.recipe.model_copy(update={"seed": seed, "further_seeds": []}) for seed in run.recipe.further_seeds]
     return [enter_run(recipe, run.folder/"seeds"/f"{recipe.seed}") for recipe in recipes]
 
-def _prepared(run:Run) -> Run:
-    "A repetition whose data and features are ready."
-    explore(run)
-    measure(run)
-    return run
-
-def _repeat(run:Run) -> dict: # the metrics
-    "Do all of a repetition that is not done yet, in this process."
-    train(_prepared(run))
+def complete(
+    run:Run,
+) -> dict: # the metrics
+    "Do all of a run that is not done yet in this process, without notebooks."
+    for work in (explore, measure, train): work(run)
     return evaluate(run)
 
 def _over_seeds(run:Run, judgements:list[dict]) -> dict: # 'seeds' of metrics.json, if the recipe names several
     seeds = [run.recipe.seed, *run.recipe.further_seeds]
     return {"seeds": {"seeds": seeds} | spread_over_seeds(judgements)} if len(seeds) > 1 else {}
 
-# %% ../nbs/07_pipeline.ipynb #89563323
+# %% ../nbs/07_pipeline.ipynb #680e9cef
 def evaluate(
     run:Run,
 ) -> dict: # the metrics
     "Stage 4: judge the classifiers, write predictions, metrics, figures and the report."
     if not run.finished("4_evaluation"):
         require(run, "4_evaluation")
-        repeated = [_repeat(again) for again in repetitions(run)]
+        repeated = [complete(again) for again in repetitions(run)]
         with stage(run, "4_evaluation") as lap:
             clips = open_clips(run)
             table, logits = _logits(run, clips)
@@ -1013,7 +1009,7 @@ def execute(
     finally: partial.unlink(missing_ok=True)
     return target
 
-# %% ../nbs/07_pipeline.ipynb #dcd18ec8
+# %% ../nbs/07_pipeline.ipynb #0b520f26
 def run_all(
     run:Run,
 ) -> dict|None: # the metrics; None in all but the first process
@@ -1036,7 +1032,7 @@ def _share_training(run:Run, together:Ranks):
     together.wait()
     train(run)
     for again in repetitions(run):
-        if together.first: _prepared(again)
+        if together.first: explore(again), measure(again)
         together.wait()
         train(again)
     if together.first: _execute_missing(run, STAGES[2:])

@@ -40,7 +40,7 @@ def to_probabilities(
     logits = logits.detach().cpu().double()
     return (logits.sigmoid() if several else logits.softmax(1)).numpy()
 
-# %% ../../nbs/06a_inference.classifier.ipynb #219ed398
+# %% ../../nbs/06a_inference.classifier.ipynb #dc4bb82a
 class Classifier(nn.Module):
     "Front end, network, class names and calibration: waveforms (batch, samples) → logits (batch, classes)."
     def __init__(self,
@@ -61,6 +61,10 @@ class Classifier(nn.Module):
 
     @property
     def temperature(self) -> float: return self.configuration["calibration"]["temperature"]
+
+    @property
+    def rejection(self) -> dict|None: # 'score', 'threshold' and more of `rejection_setting`; None: every clip gets a label
+        return self.configuration["calibration"].get("rejection")
 
     @property
     def device(self) -> torch.device: return next(self.parameters()).device
@@ -371,13 +375,13 @@ def predict(
         for path, clip in zip(batch, read):
             yield clip if isinstance(clip, BadClip) else {"path": str(path), **next(rows)}
 
-# %% ../../nbs/06a_inference.classifier.ipynb #e8517090
+# %% ../../nbs/06a_inference.classifier.ipynb #5867258c
 def unfamiliar(
     classifier:Classifier,
     logits:torch.Tensor, # (batch, classes) as the classifier gives them
 ) -> np.ndarray: # (batch,) bool
     "Which clips are taken for none of the classes; none where the calibration has no `rejection`."
-    setting = classifier.configuration["calibration"].get("rejection")
+    setting = classifier.rejection
     if setting is None: return np.zeros(len(logits), dtype=bool)
     logits = logits.detach().cpu().double()
     score = logits.logsumexp(1) if setting["score"] == "energy" else logits.softmax(1).amax(1)
@@ -400,7 +404,7 @@ def _named(classifier:Classifier, row:np.ndarray, foreign:bool) -> dict:
         return {"labels": [label for label, share in probabilities.items() if share >= THRESHOLD],
                 "probabilities": probabilities}
     answer = {"label": None if foreign else classifier.labels[row.argmax()]}
-    if "rejection" in classifier.configuration["calibration"]: answer["rejected"] = bool(foreign)
+    if classifier.rejection: answer["rejected"] = bool(foreign)
     return answer | {"probabilities": probabilities}
 
 # %% ../../nbs/06a_inference.classifier.ipynb #65efd331
