@@ -17,7 +17,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from nonspeech7k.data.clips import open_bank
 from nonspeech7k.data.corpora import paths
 from nonspeech7k.data.splits import assign_folds, split_test
-from nonspeech7k.models.kernels import kernels_status, processor_flags
+from nonspeech7k.models.kernels import kernels_status
+from nonspeech7k.native import processor_flags
 from nonspeech7k.pipeline import model_of, moments_of, optimisation_of, read_recipe_corpus
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for
 from nonspeech7k.training.crossval import fit_part, fold_parts, median_rates

@@ -18,6 +18,8 @@ from benchmarks import plain_loop
 from benchmarks.common import RESULTS, machine, model_of, moments_of, optimisation_of
 from benchmarks.cpu import Bench
 from benchmarks.table import machine_line
+from nonspeech7k import native
+from nonspeech7k.features import spectrograms
 from nonspeech7k.features.spectrograms import standardise
 from nonspeech7k.files import write_bytes
 from nonspeech7k.models import kernels
@@ -32,7 +34,7 @@ PARTS = {"reading files": ("dataloader",),
          "convolution, forward": ("conv", "own first_forward", "own shortcut", "own weights"),
          "batch norm, backward": ("batch_norm_backward",), "batch norm, forward": ("batch_norm", "moments"),
          "rectifier and pooling": ("threshold", "relu", "clamp_min", "max_pool", "avg_pool", "own join", "own pool"),
-         "Fourier transform": ("fft", "stft"),
+         "Fourier transform": ("fft", "stft", "own band_powers"),
          "matrix products": ("mm", "matmul", "linear"),
          "random numbers": ("normal", "rand", "uniform", "bernoulli"),
          "optimiser and gradient norm": ("adam", "foreach", "addcdiv", "addcmul", "lerp", "norm", "sqrt"),
@@ -49,8 +51,9 @@ def only_steps() -> Iterator:
     "A `with` in which a fit keeps no state on disk, and the library's own kernels are seen by the profiler."
     def named(kernel, *values):
         with record_function(f"own {kernel}"): return call(kernel, *values)
-    call = kernels.call
-    with patch.object(fit_module, "save_state", lambda *_: None), patch.object(kernels, "call", named): yield
+    call = native.call
+    with (patch.object(fit_module, "save_state", lambda *_: None), patch.object(kernels, "call", named),
+          patch.object(spectrograms, "call", named)): yield
 
 
 def times(epoch: Callable[[], object], batches: int) -> dict[str, float]:  # ms a step

@@ -9,7 +9,7 @@ __all__ = ['STAGES', 'READ_FIRST', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_r
            'train_as_rank', 'repetitions', 'complete', 'evaluate', 'class_logits', 'judged', 'unknown_parameters',
            'refuse_unknown_parameters', 'StageError', 'notebook_of', 'execute', 'run_all']
 
-# %% ../nbs/07_pipeline.ipynb #a155b96f
+# %% ../nbs/07_pipeline.ipynb #afdc4c23
 import ast
 import json
 import logging
@@ -59,6 +59,7 @@ from nonspeech7k.inference.classifier import (
 )
 from .models.kernels import accelerate, kernels_status
 from .models.registry import build_network, count_parameters
+from .native import available
 from .progress import progress
 from .recipe import Recipe, RejectPart, differences, read_recipe, recipe_yaml, seed_for
 from .training.crossval import FoldPart, final_plan, fit_part, fold_parts
@@ -331,7 +332,7 @@ def measure(
 def _moment_names(groups:int) -> list[str]: # columns of features.csv
     return [name if groups == 1 else f"{name}_{number}" for name in ("mean", "square") for number in range(1, groups + 1)]
 
-# %% ../nbs/07_pipeline.ipynb #5b56d569
+# %% ../nbs/07_pipeline.ipynb #84e8727b
 def moments_of(
     front_end:torch.nn.Module,
     clips:Resident,
@@ -359,7 +360,8 @@ def _moments(run:Run, front_end:torch.nn.Module, clips:Resident) -> torch.Tensor
 
 def _moments_key(run:Run) -> str: # 24 hexadecimal digits
     "The name of what these clips' moments depend on."
-    settings = run.recipe.clip.model_dump(), run.recipe.front_end.model_dump(), run.device.type, torch.__version__
+    settings = (run.recipe.clip.model_dump(), run.recipe.front_end.model_dump(), run.device.type, torch.__version__,
+                available())
     text = "\n".join([f"{VERSION}", json.dumps(settings), *run.manifest["digest"]])
     return blake2b(text.encode(), digest_size=12).hexdigest()
 

@@ -57,7 +57,7 @@ def test_wheel_holds_every_module_recipe_and_pipeline_notebook(wheel):
     expected = {p.relative_to(ROOT).as_posix() for p in (ROOT / "nonspeech7k").rglob("*.py")}
     expected |= {f"nonspeech7k/resources/recipes/{p.name}" for p in (ROOT / "recipes").glob("*.yaml")}
     expected |= {f"nonspeech7k/resources/pipeline/{p.name}" for p in (ROOT / "nbs" / "pipeline").glob("*.ipynb")}
-    expected.add("nonspeech7k/resources/kernels.cpp")
+    expected |= {f"nonspeech7k/resources/{name}" for name in ("kernels.cpp", "spectra.cpp", "vectors.h")}
     assert names == expected
     assert "nonspeech7k/resources/recipes/demo.yaml" in names
     stages = ("1_eda", "2_features", "3_training", "4_evaluation")

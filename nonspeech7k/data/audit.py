@@ -6,9 +6,12 @@
 __all__ = ['FRAME', 'BANDS', 'SILENT', 'CLIPPED', 'OFFSET', 'DEPTH', 'MARGIN', 'MOST', 'MOST_SAMPLES', 'TOLD', 'bandwidth',
            'silent_share', 'measure_files', 'printable', 'licence', 'fit_to_train', 'examine', 'audit', 'audit_text']
 
-# %% ../../nbs/01g_data.audit.ipynb #9ba8241d
+# %% ../../nbs/01g_data.audit.ipynb #f29e41e6
+import os
 import re
 from collections.abc import Iterator
+from hashlib import blake2b
+from io import BytesIO
 from math import log10
 from pathlib import Path
 from textwrap import wrap
@@ -23,7 +26,10 @@ from scipy.stats import chi2_contingency, ks_2samp
 from .clips import (
     BadClip, _digest, _index_of, _opened, _read_index, _remembered, _samples, _write_index)
 from .corpora import Corpus, each_label, paths
-from .fingerprints import LONGEST, fingerprint, from_text, near_duplicates, sets_of, to_text
+from nonspeech7k.data.fingerprints import (
+    ALIKE, CHANCE, LONGEST, fingerprint, from_text, near_duplicates, sets_of, to_text,
+)
+from ..files import write_bytes
 
 # %% ../../nbs/01g_data.audit.ipynb #d4dc7299
 def _decibels(
@@ -199,28 +205,60 @@ def _classes(
     parts = {split: clips[clips["split"] == split] for split in sorted(set(clips["split"]) - {""})} | {"all": clips}
     return {split: {label: _summary(part[part["label"] == label]) for label in labels} for split, part in parts.items()}
 
-# %% ../../nbs/01g_data.audit.ipynb #ab11f3f3
+# %% ../../nbs/01g_data.audit.ipynb #ece6cb64
+def _contents(
+    clips:pd.DataFrame, # with digest
+) -> dict[str, list[int]]: # digest → rows, in the order of the first of each
+    "The rows of each content, of those that could be read."
+    rows = {}
+    for row, digest in enumerate(clips["digest"].tolist()):
+        if digest: rows.setdefault(digest, []).append(row)
+    return rows
+
 def _copies(
     clips:pd.DataFrame, # with digest
 ) -> list[list[int]]: # rows, in the order of the first of each set
     "The sets of clips with the same bytes."
-    known = clips["digest"].reset_index(drop=True)
-    known = known[(known != "") & known.duplicated(keep=False)]
-    return [rows.index.tolist() for _, rows in known.groupby(known, sort=False)]
+    return [rows for rows in _contents(clips).values() if len(rows) > 1]
 
+# %% ../../nbs/01g_data.audit.ipynb #13769881
+def _kept_pairs(
+    digests:list[str], # of the contents
+    prints:list[str], # their fingerprints, as text
+    folder:str|Path|None, # where pairs are kept; None: nowhere
+) -> pd.DataFrame: # of `near_duplicates`
+    "The near duplicates among contents: compared now, or as an earlier audit of the same contents left them."
+    key = blake2b("\n".join([_KIND, f"{ALIKE} {CHANCE}", *digests]).encode(), digest_size=12).hexdigest()
+    kept = Path(folder)/f"{key}.near.npy" if folder else None
+    found = _pairs_in(kept) if kept else None
+    if found is None:
+        found = near_duplicates([from_text(text) for text in prints])
+        if kept and os.access(folder, os.W_OK):
+            np.save(content := BytesIO(), found.to_numpy(float))
+            write_bytes(kept, content.getvalue())
+    return found
+
+def _pairs_in(place:Path) -> pd.DataFrame|None: # None: not there yet, or damaged
+    "The pairs that an earlier audit left."
+    try: known = np.load(place)
+    except (OSError, ValueError, EOFError): return None
+    if known.ndim != 2 or known.shape[1] != 3: return None
+    return pd.DataFrame(known, columns=["first", "second", "similarity"]).astype({"first": int, "second": int})
+
+# %% ../../nbs/01g_data.audit.ipynb #5cb4ac6d
 def _near(
     clips:pd.DataFrame, # with digest and fingerprint
+    folder:str|Path|None=None, # where pairs are kept for the next time; None: nowhere
 ) -> tuple[list[list[int]], pd.DataFrame]: # sets of rows; pairs of rows with their similarity
     "The sets of clips that sound the same and are not copies, and the pairs that make them."
-    digest = clips["digest"].reset_index(drop=True)
-    digest = digest[digest != ""]
-    contents = [rows.index.tolist() for _, rows in digest.groupby(digest, sort=False)]
-    pairs = near_duplicates([from_text(clips["fingerprint"].iloc[rows[0]]) for rows in contents])
-    sets = [sorted(row for number in numbers for row in contents[number]) for numbers in sets_of(pairs, len(contents))]
-    ends = {side: [contents[number][0] for number in pairs[side]] for side in ("first", "second")}
+    contents = _contents(clips)
+    rows, prints = list(contents.values()), clips["fingerprint"].to_numpy()
+    pairs = _kept_pairs(list(contents), [prints[first] for first, *_ in rows], folder)
+    sets = [sorted(row for number in numbers for row in rows[number]) for numbers in sets_of(pairs, len(rows))]
+    ends = {side: [rows[number][0] for number in pairs[side]] for side in ("first", "second")}
     return sorted(sets), pairs.assign(**ends)
 
-# %% ../../nbs/01g_data.audit.ipynb #f940ae5e
+# %% ../../nbs/01g_data.audit.ipynb #d6190f1e
 def _across(
     clips:pd.DataFrame, # manifest
     sets:list[list[int]], # rows
@@ -236,9 +274,10 @@ def _across(
 
 def _alike(
     clips:pd.DataFrame, # manifest and measurements
+    folder:str|Path|None=None, # where pairs are kept for the next time; None: nowhere
 ) -> dict: # of the audit: (near_)duplicates and their subsets, near_pairs, groups_in_both_splits, groups_in_folds
     "Files with the same content or sound, and groups on both sides of the given split and folds."
-    near, pairs = _near(clips)
+    near, pairs = _near(clips, folder)
     groups = {name: set(clips.loc[clips["split"] == name, "group"]) for name in ("train", "test")}
     folds = clips[clips["fold"] > 0].groupby("group")["fold"].nunique()
     path = clips["path"].to_numpy()
@@ -479,7 +518,7 @@ def fit_to_train(
                                                    "and nothing that stops a training"}
     return {"answer": "yes", "sentence": "yes: nothing was found that stands against it"}
 
-# %% ../../nbs/01g_data.audit.ipynb #1876dd21
+# %% ../../nbs/01g_data.audit.ipynb #336812d7
 def examine(
     corpus:Corpus,
     workers:int|None=None, # threads; None: one a core
@@ -506,7 +545,7 @@ def audit(
              "problems": [str(problem) for problem in corpus.problems], "problem_count": corpus.problem_count,
              "unreadable": _unreadable(corpus, clips["error"].tolist()),
              **_counts(clips, corpus.labels, several), "classes": _classes(clips, corpus.labels, several),
-             **_sound(clips), **_alike(clips), "shift": _shift(clips, several), "licence": licence(corpus)}
+             **_sound(clips), **_alike(clips, folder), "shift": _shift(clips, several), "licence": licence(corpus)}
     found |= {"warnings": [*_split_warnings(clips, found), *_copy_warnings(found), *_class_warnings(found),
                            *_sound_warnings(found), *_shift_warnings(found)]}
     return printable(found | {"fit": fit_to_train(found)})

@@ -76,7 +76,7 @@ def least_similarity(
     "How alike two sounds must be to count as near duplicates."
     return np.maximum(threshold, CHANCE / np.sqrt(np.maximum(frames, 1)))
 
-# %% ../../nbs/01fb_data.fingerprints.ipynb #5e76ed75
+# %% ../../nbs/01fb_data.fingerprints.ipynb #8e032724
 BLOCK = 1024 # fingerprints compared with as many others at a time
 
 def near_duplicates(
@@ -94,11 +94,15 @@ def near_duplicates(
 def _alike_blocks(rows:np.ndarray, heard:np.ndarray, start:int, other:int, threshold:float) -> pd.DataFrame:
     "The alike pairs between two blocks of fingerprints."
     one, two = slice(start, start + BLOCK), slice(other, other + BLOCK)
-    scale = np.sqrt(np.outer(np.maximum(heard[one], 1), np.maximum(heard[two], 1)))
-    alike = rows[one].astype(np.float32) @ rows[two].astype(np.float32).T / scale
-    enough = alike >= least_similarity(scale / (len(EDGES) - 2), threshold)
-    first, second = np.nonzero(np.triu(enough, 1) if start == other else enough)
-    return pd.DataFrame({"first": first + start, "second": second + other, "similarity": alike[first, second]})
+    roots = np.sqrt(np.maximum(heard, 1)).astype(np.float32)
+    agreement = rows[one].astype(np.float32) @ rows[two].astype(np.float32).T # whole numbers
+    # one pass over all pairs, and nearly none are left for the exact condition
+    first, second = np.nonzero(agreement >= np.outer(0.999 * threshold * roots[one], roots[two]))
+    scale = np.sqrt(np.maximum(heard[one], 1)[first] * np.maximum(heard[two], 1)[second])
+    alike = (agreement[first, second] / scale).astype(np.float32)
+    first, second = first + start, second + other
+    enough = (alike >= least_similarity(scale / (len(EDGES) - 2), threshold)) & (first < second)
+    return pd.DataFrame({"first": first, "second": second, "similarity": alike})[enough]
 
 # %% ../../nbs/01fb_data.fingerprints.ipynb #a83cc401
 def sets_of(

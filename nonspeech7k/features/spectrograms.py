@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['NORMALISE', 'TRANSFORMS', 'WINDOWS', 'PIECE', 'WHOLE', 'fft_spectrum', 'fourier_waves', 'dft_matrix', 'cut_frames',
-           'dft_spectrum', 'filter_groups', 'band_frequencies', 'band_powers', 'decibels', 'FrontEnd',
-           'normalise_clips', 'deltas', 'with_deltas', 'padded_window', 'MelFrontEnd', 'LogMel', 'clip_moments',
-           'overall_moments', 'standardise']
+           'dft_spectrum', 'filter_groups', 'band_frequencies', 'band_powers', 'decibels', 'native_band_powers',
+           'FrontEnd', 'normalise_clips', 'deltas', 'with_deltas', 'padded_window', 'MelFrontEnd', 'LogMel',
+           'clip_moments', 'overall_moments', 'standardise']
 
-# %% ../../nbs/02a_features.spectrograms.ipynb #72d404f9
+# %% ../../nbs/02a_features.spectrograms.ipynb #9743a48d
 import math
 from functools import partial
 
 import torch
 from torch import nn
 from torchaudio.functional import melscale_fbanks
+
+from ..native import available, call
 
 # %% ../../nbs/02a_features.spectrograms.ipynb #32f2d1e9
 def fft_spectrum(
@@ -111,6 +113,20 @@ def decibels(
     level = power.clamp_(min=1e-10).log10_().mul_(10)
     return torch.maximum(level, level.amax(dim=(-2, -1), keepdim=True) - top_db)
 
+# %% ../../nbs/02a_features.spectrograms.ipynb #af8b834e
+def native_band_powers(
+    waveforms:torch.Tensor, # (batch, samples) float32 on the CPU, more than n_fft / 2 samples
+    window:torch.Tensor, # (n_fft,) float32, from 64 on a power of two
+    filters:torch.Tensor, # (bands, frequencies) float32
+    hop_length:int, # samples between frames
+) -> torch.Tensor: # (batch, bands, frames)
+    "The power in each band of each frame, by the own kernel; raises `Obstacle` where there is none."
+    batch, samples = waveforms.shape
+    powers = torch.empty(batch, len(filters), 1 + samples // hop_length)
+    call("band_powers", batch, samples, len(window), hop_length, len(filters), waveforms.contiguous(), window, filters,
+         powers)
+    return powers
+
 # %% ../../nbs/02a_features.spectrograms.ipynb #b835972d
 NORMALISE = ("corpus", "band", "clip", "none", "given")
 TRANSFORMS = ("auto", "fft", "dft")
@@ -206,7 +222,7 @@ def padded_window(
     before = (n_fft - length) // 2
     return nn.functional.pad(WINDOWS[kind](length), (before, n_fft - length - before))
 
-# %% ../../nbs/02a_features.spectrograms.ipynb #d8631cf0
+# %% ../../nbs/02a_features.spectrograms.ipynb #da8a5cbc
 class MelFrontEnd(FrontEnd):
     "What mel spectrograms share: windows, transform, filters, deltas. A kind defines `compress`."
     def __init__(self,
@@ -221,7 +237,7 @@ class MelFrontEnd(FrontEnd):
         bands:int|None=None, # of the features; None: n_mels
         deltas:int=0, # further channels: 1 for the change along time, 2 for its change too
         normalise:str="corpus", # 'corpus', 'band', 'clip' or 'none', as in `FrontEnd`
-        transform:str="auto", # 'fft', 'dft' by real matrix products, or 'auto': dft on a TPU, fft elsewhere
+        transform:str="auto", # 'fft', 'dft' by real matrix products, or 'auto': dft on a TPU, own kernels on a CPU, else fft
     ):
         super().__init__(1 + deltas, bands or n_mels, normalise)
         self.n_fft, self.hop_length, self.deltas = n_fft, hop_length, deltas
@@ -251,6 +267,9 @@ class MelFrontEnd(FrontEnd):
         if waveforms.shape[1] <= self.n_fft // 2:
             raise ValueError(f"{waveforms.shape[1]} samples are too few for n_fft {self.n_fft}: "
                              f"more than {self.n_fft // 2} are needed")
+        if self._runs_natively(waveforms):
+            powers = native_band_powers(waveforms, self.window, self.filters, self.hop_length)
+            return self.compress(powers.mT).mT.contiguous().unsqueeze(1)
         transform, groups, pieces = self._plan(waveforms)
         levels = [self.compress(band_powers(transform(piece), self.filters, groups)).mT for piece in pieces]
         return torch.cat(levels).unsqueeze(1)
@@ -262,6 +281,14 @@ class MelFrontEnd(FrontEnd):
             return partial(dft_spectrum, matrix=self.matrix, hop_length=self.hop_length), WHOLE, [waveforms]
         if device != "cpu": return fft, WHOLE, [waveforms]
         return fft, self.filter_groups, waveforms.split(max(1, PIECE // waveforms.shape[1]))
+
+    def _runs_natively(self, waveforms:torch.Tensor) -> bool:
+        "Whether the own kernel would do what PyTorch does with these waveforms, at this moment."
+        if self.transform != "auto" or torch.compiler.is_compiling() or torch.jit.is_tracing(): return False
+        if type(waveforms) is not torch.Tensor or waveforms.requires_grad: return False
+        if any(part.device.type != "cpu" or part.dtype != torch.float32
+               for part in (waveforms, self.window, self.filters)): return False
+        return self.n_fft >= 64 and self.n_fft & (self.n_fft - 1) == 0 and available()
 
     def use_transform(self, transform:str) -> "MelFrontEnd":
         if transform == "dft": self._make_matrix()

@@ -7,7 +7,7 @@ __all__ = ['MMAP_MAX', 'TRIM_THRESHOLD', 'PACKAGES', 'choose_device', 'bf16_pays
            'shard', 'Resident', 'resident', 'finish_step', 'seeded_generator', 'Ranks', 'ranks', 'launched_first',
            'joined', 'SharedBatchNorm', 'share_batch_norms', 'environment', 'seed_weights']
 
-# %% ../../nbs/04b_training.devices.ipynb #9685d61f
+# %% ../../nbs/04b_training.devices.ipynb #ad251efb
 import ctypes
 import os
 import platform
@@ -27,7 +27,8 @@ from torch import nn
 import nonspeech7k
 from ..data.clips import Bank
 from ..files import UserError
-from ..models.kernels import kernels_status, processor_flags
+from ..models.kernels import kernels_status
+from ..native import processor_flags
 
 # %% ../../nbs/04b_training.devices.ipynb #505aaa12
 def choose_device(
