@@ -227,7 +227,7 @@ def second_run(bench: Bench) -> list[Figure]:
     fresh, again = zip(*taken[1:])
     return [Figure("second run", "second run on 7,014 known clips: process start to first training step", "s",
                    fresh, 3, at_least=False),
-            Figure("second run, same process", "the same in a process that has run before, such as a notebook's", "s",
+            Figure("second run, same process", "second run in a process that has run before: call to first training step", "s",
                    again, 3, at_least=False)]
 
 

@@ -6,7 +6,7 @@
 __all__ = ['read_map', 'check_map', 'unused_lines', 'open_elsewhere', 'answers', 'judge_logits', 'judge_elsewhere',
            'elsewhere_text']
 
-# %% ../nbs/07b_elsewhere.ipynb #08a9a319
+# %% ../nbs/07b_elsewhere.ipynb #13a97e34
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 
 from .data.corpora import Corpus, paths
 from .evaluation.calibration import temper
@@ -25,19 +24,18 @@ from .files import UserError, listed, read_json, write_json, write_text
 from .inference.classifier import for_inference, load_classifier
 from .pipeline import Run, class_logits, model_file, open_recipe_bank, read_recipe_corpus
 from .progress import progress
-from .recipe import Recipe
+from .recipe import Recipe, read_yaml
 from .training.crossval import fold_parts
 from .training.devices import Resident, resident
 
-# %% ../nbs/07b_elsewhere.ipynb #d0260ee5
+# %% ../nbs/07b_elsewhere.ipynb #d80b7642
 def read_map(
     path:str|Path, # a YAML file: 'coughing: cough'
 ) -> dict[str, str]: # the other corpus's label → the classifier's
     "A map of labels; raises `UserError` for a file that is none."
-    try: found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try: found = read_yaml(Path(path))
     except FileNotFoundError as error: raise UserError(f"{path}: no such file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error: raise UserError(f"{path}: not valid YAML") from error
-    if not isinstance(found, dict) or not all(isinstance(text, str) for pair in found.items() for text in pair):
+    if not all(isinstance(label, str) for label in found.values()):
         raise UserError(f"{path}: must hold a line for each label, such as 'coughing: cough'")
     return found
 

@@ -69,7 +69,7 @@ from nonspeech7k.training.devices import (
 )
 from .training.fit import Model, Optimisation, trained_clips
 
-# %% ../nbs/07_pipeline.ipynb #6fdbb2d7
+# %% ../nbs/07_pipeline.ipynb #342de7ff
 STAGES = ("1_eda", "2_features", "3_training", "4_evaluation")
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class Run:
     @property
     def manifest(self) -> pd.DataFrame:
         "The clips that are used, with split and fold."
-        text = dict.fromkeys(("path", "label", "group", "split", "digest"), str)
         path = self.folder/"manifest.csv"
-        return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"duration": [""]})
+        about = path.stat()
+        return _manifest(path, (about.st_ino, about.st_mtime_ns, about.st_size)).copy()
 
     @property
     def audit(self) -> dict: return read_json(self.folder/"audit.json")
@@ -110,6 +110,12 @@ class Run:
         "What every figure says about its data: 'synthetic', 'leaking splits', both, or nothing."
         audit = self.audit
         return ", ".join(["synthetic"] * audit["synthetic"] + ["leaking splits"] * bool(audit["leaks"]))
+
+@lru_cache(maxsize=1)
+def _manifest(path:Path, stamp:tuple[int, ...]) -> pd.DataFrame:
+    "A manifest, read once as long as the file stays what it is."
+    text = dict.fromkeys(("path", "label", "group", "split", "digest"), str)
+    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"duration": [""]})
 
 # %% ../nbs/07_pipeline.ipynb #ba1f57b5
 def log(
@@ -147,7 +153,7 @@ def enter_run(
     if not all(run.finished(name) for name in STAGES): _describe_machine(run)
     return run
 
-# %% ../nbs/07_pipeline.ipynb #7f14955d
+# %% ../nbs/07_pipeline.ipynb #757eaa6e
 READ_FIRST = {"3_training": ("network", "train", "processes"), "4_evaluation": ("reject", "report", "further_seeds")}
 
 def _refuse_other(run:Run, known:Recipe):
@@ -170,7 +176,8 @@ def _describe_machine(run:Run):
     changed = [key for key in now if now[key] != before.get(key)]
     if not changed: return
     log(run, f"goes on in another environment: {', '.join(changed)}")
-    write_json(path, now | {"earlier": [*earlier, before]})
+    trained = {key: before[key] for key in ("training", "precision") if key in before} # stays true
+    write_json(path, now | trained | {"earlier": [*earlier, before]})
 
 def _refuse_foreign(folder:Path):
     "Refuse a file, and a folder that holds something else than a run."
@@ -494,7 +501,7 @@ def _fit(
     if ranks().first: save_classifier(_classifier(run, part, model), model_file(run, part))
     return history
 
-# %% ../nbs/07_pipeline.ipynb #32c1cc55
+# %% ../nbs/07_pipeline.ipynb #844061bf
 def model_of(
     recipe:Recipe,
     classes:int,
@@ -516,7 +523,8 @@ def _say_how(run:Run):
     model = model_of(run.recipe, len(run.labels), run.device, run.labels)
     how = ("PyTorch's operators: several processes share each batch" if ranks().count > 1
            else kernels_status(model.network, run.device, model.dtype))
-    write_json(run.folder/"environment.json", read_json(run.folder/"environment.json") | {"training": how})
+    said = {"training": how, "precision": str(model.dtype).removeprefix("torch.")}
+    write_json(run.folder/"environment.json", read_json(run.folder/"environment.json") | said)
     log(run, f"trains with {how}; processes: {ranks().count}, threads: {torch.get_num_threads()}")
 
 def optimisation_of(recipe:Recipe) -> Optimisation:
@@ -815,20 +823,19 @@ def _with_intervals(part:pd.DataFrame, labels:list[str], groups:pd.Series, label
     intervals = all_intervals(truth, probabilities, recordings, len(labels), labels_per_clip)
     return _judged(part, labels, labels_per_clip) | intervals
 
-# %% ../nbs/07_pipeline.ipynb #450626d2
+# %% ../nbs/07_pipeline.ipynb #06f41abb
 def _study(run:Run) -> dict:
     "What a reader of the scores must know: data, protocol, machine."
     recipe, manifest, about = run.recipe, run.manifest, read_json(run.folder/"environment.json")
     by_split = manifest.groupby("split")
     final = load_classifier(model_file(run, fold_parts(manifest)[-1]))
-    dtype = precision(recipe.train.precision, run.device, final.network if recipe.processes == 1 else None)
     return {"recipe": recipe.name, "corpus": run.audit["layout"], "synthetic": run.audit["synthetic"],
             "classes": len(run.labels), "clips": {name: len(rows) for name, rows in by_split},
             "groups": by_split["group"].nunique().to_dict(),
             "folds": recipe.splits.folds, "fold_kind": recipe.splits.kind, "test": recipe.splits.test,
             "epochs": recipe.train.epochs, "batch_size": recipe.train.batch_size,
             "network": recipe.network.kind, "parameters": count_parameters(final.network),
-            "labels_per_clip": run.labels_per_clip, "best_by": recipe.train.best_by, "precision": str(dtype).removeprefix("torch."),
+            "labels_per_clip": run.labels_per_clip, "best_by": recipe.train.best_by, "precision": about.get("precision", "not recorded"),
             "device_name": about["device_name"], "cores": about["cores"],
             "torch": about["packages"]["torch"], "seed": recipe.seed}
 

@@ -10,7 +10,7 @@ __all__ = ['Share', 'Positive', 'Count', 'Seed', 'Deltas', 'Normalise', 'FrontEn
            'TimmPart', 'ImageCnnPart', 'SegmentPart', 'LstmPart', 'WaveformNetworkPart', 'AttentionPart',
            'TransformerPart', 'PlateauPart', 'StepPart', 'OneCyclePart', 'CosinePart', 'CrossEntropyPart', 'BinaryPart',
            'FocalPart', 'DistilPart', 'TrainPart', 'RejectPart', 'ReportPart', 'Recipe', 'explain', 'set_key',
-           'read_recipe', 'recipe_yaml', 'differences', 'seed_for']
+           'read_recipe', 'read_yaml', 'recipe_yaml', 'differences', 'seed_for']
 
 # %% ../nbs/00_recipe.ipynb #a0f8c01f
 import difflib
@@ -536,7 +536,7 @@ def set_key(
     try: settings[key] = yaml.safe_load(value)
     except yaml.YAMLError as error: raise UserError(f"--set {change}: the value is not valid YAML") from error
 
-# %% ../nbs/00_recipe.ipynb #53ccce71
+# %% ../nbs/00_recipe.ipynb #90038b5a
 def read_recipe(
     source:str|Path, # a YAML file, or a name such as 'demo'
     changes:list[str]=(), # 'key.path=value', applied in order
@@ -546,7 +546,7 @@ def read_recipe(
     if not path.is_file():
         if path.suffix or path.name != str(source): raise UserError(f"{source}: no such recipe file")
         path = resource("recipes", f"{source}.yaml")
-    settings = _read_yaml(path)
+    settings = read_yaml(path)
     for change in changes: set_key(settings, change)
     try: return Recipe(**settings)
     except ValidationError as error: raise explain(error, str(source)) from None
@@ -560,9 +560,11 @@ class _StrictLoader(yaml.SafeLoader):
             if keys.count(key) > 1: raise yaml.YAMLError(f"the key {key} stands twice")
         return super().construct_mapping(node, deep)
 
-# %% ../nbs/00_recipe.ipynb #0a3203b9
-def _read_yaml(path:Path) -> dict:
-    "A YAML file's mapping, with text keys."
+# %% ../nbs/00_recipe.ipynb #28b650c6
+def read_yaml(
+    path:Path,
+) -> dict: # with text keys
+    "A YAML file's mapping; raises `UserError` for anything else."
     try: settings = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error

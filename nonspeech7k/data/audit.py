@@ -6,7 +6,7 @@
 __all__ = ['FRAME', 'BANDS', 'SILENT', 'CLIPPED', 'OFFSET', 'DEPTH', 'MARGIN', 'MOST', 'MOST_SAMPLES', 'TOLD', 'bandwidth',
            'silent_share', 'measure_files', 'printable', 'licence', 'fit_to_train', 'examine', 'audit', 'audit_text']
 
-# %% ../../nbs/01g_data.audit.ipynb #f29e41e6
+# %% ../../nbs/01g_data.audit.ipynb #f4f79852
 import os
 import re
 from collections.abc import Iterator
@@ -20,14 +20,12 @@ import numpy as np
 import pandas as pd
 import soundfile
 from scipy.fft import rfft
-from scipy.signal import get_window
-from scipy.stats import chi2_contingency, ks_2samp
 
 from .clips import (
     BadClip, _digest, _index_of, _opened, _read_index, _remembered, _samples, _write_index)
 from .corpora import Corpus, each_label, paths
 from nonspeech7k.data.fingerprints import (
-    ALIKE, CHANCE, LONGEST, fingerprint, from_text, near_duplicates, sets_of, to_text,
+    ALIKE, CHANCE, LONGEST, fingerprint, from_text, hann, near_duplicates, sets_of, to_text,
 )
 from ..files import write_bytes
 
@@ -49,7 +47,7 @@ def _levels(
     return {"peak_db": _decibels(peak), "rms_db": _decibels(float(samples.mean(dtype=np.float64)) ** 0.5),
             "clipped": clipped, "dc": max(offsets, key=abs)}
 
-# %% ../../nbs/01g_data.audit.ipynb #fe417546
+# %% ../../nbs/01g_data.audit.ipynb #3bc4d2f6
 FRAME, BANDS = 2048, 128 # samples; bands from 0 to half the rate
 SILENT, CLIPPED, OFFSET = -60.0, 0.001, 0.01 # level in dB; share of samples; share of full scale
 DEPTH, MARGIN = 80.0, 10.0 # dB below the loudest band; dB above the rounding noise of 16 bits
@@ -66,7 +64,7 @@ def bandwidth(
     rate:int, # Hz
 ) -> float: # Hz, 0 for silence
     "The highest frequency that carries energy."
-    frames, window = _frames(samples), get_window("hann", FRAME).astype(np.float32)
+    frames, window = _frames(samples), hann(FRAME)
     power = np.abs(rfft(frames * window)) ** 2
     level = power.sum(1)
     median = np.median(power[level >= level.max() * 1e-4], axis=0)
@@ -82,9 +80,9 @@ def silent_share(
     level = np.mean(_frames(samples).astype(np.float64) ** 2, axis=1)
     return float((level < 10 ** (SILENT / 10)).mean())
 
-# %% ../../nbs/01g_data.audit.ipynb #c055226e
+# %% ../../nbs/01g_data.audit.ipynb #5692b5ae
 MOST, MOST_SAMPLES = 60.0, 2**25 # seconds of each file that are measured; samples, in all channels
-_KIND = "measurements3" # counts up when other things are measured, or in another way
+_KIND = "measurements4" # counts up when other things are measured, or in another way
 _TEXT = ("digest", "format", "fingerprint", "error")
 _NUMBERS = ("seconds", "rate", "channels", "peak_db", "rms_db", "clipped", "dc", "bandwidth", "silence")
 
@@ -287,7 +285,7 @@ def _alike(
             "groups_in_both_splits": sorted(groups["train"] & groups["test"]),
             "groups_in_folds": sorted(folds.index[folds > 1])}
 
-# %% ../../nbs/01g_data.audit.ipynb #68999d66
+# %% ../../nbs/01g_data.audit.ipynb #e68bfc41
 _SIZES = ((0.4, "large"), (0.2, "clear"), (0.1, "small"), (0.0, "negligible")) # from this on, the word
 _COMPARED = { # column, unit, digits
     "duration": ("seconds", "s", 2), "level": ("rms_db", "dB", 1), "bandwidth": ("bandwidth", "Hz", 0)}
@@ -299,6 +297,7 @@ def _chance(p:float) -> str: return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 def _number_shift(what:str, train:pd.Series, test:pd.Series) -> dict:
     "How far a measurement is shifted between train and test."
+    from scipy.stats import ks_2samp # slow to import, needed only here
     _, unit, digits = _COMPARED[what]
     result, medians = ks_2samp(train, test), (float(train.median()), float(test.median()))
     size, p = float(result.statistic), float(result.pvalue)
@@ -309,6 +308,7 @@ def _number_shift(what:str, train:pd.Series, test:pd.Series) -> dict:
 
 def _name_shift(what:str, train:pd.Series, test:pd.Series) -> dict:
     "How far the shares of names differ between train and test."
+    from scipy.stats import chi2_contingency # slow to import, needed only here
     table = pd.DataFrame({"train": train.value_counts(), "test": test.value_counts()}).fillna(0)
     shares, p = table / table.sum(), chi2_contingency(table).pvalue if len(table) > 1 else 1.0
     moved = shares.diff(axis=1)["test"].abs()

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Event', 'level_track', 'audible_part', 'place_events', 'mix_recording', 'judge_events']
 
-# %% ../../nbs/05f_evaluation.events.ipynb #d80974d6
+# %% ../../nbs/05f_evaluation.events.ipynb #6a63b5de
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ..files import UserError
+from ..files import optional
 
 # %% ../../nbs/05f_evaluation.events.ipynb #8f58e1fc
 class Event(NamedTuple):
@@ -99,16 +99,12 @@ def _faded(sound:np.ndarray, samples:int) -> np.ndarray: # (samples,) float64
     ramp = np.sin(np.linspace(0, np.pi / 2, samples, endpoint=False)) ** 2
     return sound * np.r_[ramp, np.ones(len(sound) - 2 * samples), ramp[::-1]]
 
-# %% ../../nbs/05f_evaluation.events.ipynb #a5113a30
+# %% ../../nbs/05f_evaluation.events.ipynb #4f61748c
 def _sed_eval():
     "The library; raises `UserError` where it is not installed."
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
-            import sed_eval
-    except ImportError as error:
-        raise UserError(f"judging events needs sed_eval ({error}); pip install 'nonspeech7k[events]'") from error
-    return sed_eval
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
+        return optional("sed_eval", "judging events", "events")
 
 def _entries(events:Sequence[Event]) -> list[dict]: # as sed_eval takes them
     return [{"event_label": event.label, "event_onset": float(event.onset), "event_offset": float(event.offset)}

@@ -8,10 +8,9 @@ __all__ = ['TINY', 'RULES', 'EPSILON', 'BLOCKS', 'ROWS', 'STEPS', 'METHODS', 'NA
            'grad_cam', 'attribute', 'plot_explanation', 'patch_order', 'hidden_probabilities', 'deletion_test',
            'deletion_areas', 'plot_deletion']
 
-# %% ../../nbs/05e_evaluation.explain.ipynb #97fa3687
+# %% ../../nbs/05e_evaluation.explain.ipynb #d9712fa8
 from copy import deepcopy
 from functools import partial
-from importlib import import_module
 from types import ModuleType
 
 import numpy as np
@@ -22,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from .figures import png
-from ..files import UserError
+from ..files import UserError, optional
 from ..models.kernels import AcceleratedNetwork
 from ..models.residual import Dropout, ResidualBlock, ResidualNetwork
 
@@ -54,12 +53,10 @@ def answers(
 def _one_for_each(target, features:torch.Tensor) -> torch.Tensor: # (batch,) int64
     return torch.as_tensor(target, device=features.device).expand(len(features))
 
-# %% ../../nbs/05e_evaluation.explain.ipynb #67026493
+# %% ../../nbs/05e_evaluation.explain.ipynb #ab0527be
 def _optional(name:str) -> ModuleType:
     "A module of the extra `explain`; raises `UserError` where that is not installed."
-    try: return import_module(name)
-    except ImportError as error:
-        raise UserError(f"{name.partition('.')[0]} is not installed; pip install 'nonspeech7k[explain]'") from error
+    return optional(name, "an explanation", "explain")
 
 TINY = 1e-9 # keeps 0 / 0 apart where no inputs contribute; a larger number would swallow relevance
 

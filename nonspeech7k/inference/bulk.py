@@ -6,7 +6,7 @@
 __all__ = ['PART', 'ATTEMPTS', 'list_clips', 'write_parts', 'Job', 'open_job', 'tag_part', 'tag', 'read_tags', 'read_bad',
            'ray_session', 'Tagger']
 
-# %% ../../nbs/06b_inference.bulk.ipynb #5f9654a8
+# %% ../../nbs/06b_inference.bulk.ipynb #2fdd6715
 import csv
 import logging
 import os
@@ -29,7 +29,9 @@ from pyarrow import parquet
 
 from ..data.clips import BadClip
 from ..data.corpora import AUDIO, walk_sounds
-from ..files import UserError, cannot_write, digest, read_json, sweep, write_bytes, write_json
+from nonspeech7k.files import (
+    UserError, cannot_write, digest, optional, read_json, sweep, write_bytes, write_json,
+)
 from .classifier import Classifier, load_classifier, predict
 from ..progress import progress
 from ..training.devices import choose_device
@@ -351,7 +353,7 @@ def _read_all(job:Job, kind:str, schema:pa.Schema, columns:list[str]|None) -> pd
     empty = schema.empty_table()
     return pa.concat_tables([empty.select(columns) if columns else empty, *tables]).to_pandas()
 
-# %% ../../nbs/06b_inference.bulk.ipynb #81f6d238
+# %% ../../nbs/06b_inference.bulk.ipynb #5e56ad33
 @contextmanager
 def ray_session(
     address:str, # 'local', 'auto', or 'host:port' of a cluster
@@ -360,9 +362,7 @@ def ray_session(
     "Ray, connected; where the process was connected before, that stays as it is."
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address not in ("local", "auto"): _knock(address)
-    try: import ray
-    except ImportError as error:
-        raise UserError("--ray: Ray is not installed; pip install 'nonspeech7k[ray]'") from error
+    ray = optional("ray", "--ray", "ray")
     mine = not ray.is_initialized()
     if mine: _connect(ray, address, cpus)
     try: yield ray

@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'OPSET', 'split_length', 'turns', 'TwoStepTransform', 'take_two_steps', 'Portable', 'description',
-           'trial_sounds', 'expected_answers', 'check_answers', 'import_libraries', 'quietly', 'converting',
-           'check_ending', 'onnx_content', 'onnx_answers', 'export_onnx', 'archive', 'tflite_content', 'tflite_answers',
-           'export_tflite']
+           'trial_sounds', 'expected_answers', 'check_answers', 'quietly', 'converting', 'check_ending', 'onnx_content',
+           'onnx_answers', 'export_onnx', 'archive', 'tflite_content', 'tflite_answers', 'export_tflite']
 
-# %% ../../nbs/06f_inference.portable.ipynb #f3b87ab9
-import importlib
+# %% ../../nbs/06f_inference.portable.ipynb #8f29d022
 import io
 import json
 import math
@@ -30,7 +28,7 @@ from .. import __version__
 from ..data.synthesis import LABELS, draw_speaker, synthesise
 from ..evaluation.rejection import familiarity
 from ..features.spectrograms import WHOLE, FrontEnd, MelFrontEnd, cut_frames
-from ..files import UserError, write_bytes
+from ..files import UserError, optional, write_bytes
 from .classifier import Classifier, Prepared
 
 # %% ../../nbs/06f_inference.portable.ipynb #e8035b50
@@ -160,17 +158,7 @@ def check_answers(
     raise UserError(f"{place}: not written, because the exported file's answers deviate by {deviation:.1e} from the "
                     f"classifier's, and {tolerance:g} is allowed; use the .safetensors file itself")
 
-# %% ../../nbs/06f_inference.portable.ipynb #0fba59a7
-def import_libraries(
-    names:tuple[str, ...], # of modules
-    extra:str, # of this package, that brings them
-) -> list: # the modules
-    "Optional libraries; raises `UserError` where one is not installed."
-    try: return [importlib.import_module(name) for name in names]
-    except ModuleNotFoundError as error:
-        raise UserError(f"the export needs {error.name}, which is not installed; "
-                        f"pip install 'nonspeech7k[{extra}]'") from error
-
+# %% ../../nbs/06f_inference.portable.ipynb #db55614a
 @contextmanager
 def quietly() -> Iterator[None]:
     "Nothing on standard output and standard error inside, from Python or from libraries beneath it."
@@ -211,14 +199,14 @@ def check_ending(
     "Raises `UserError` where a file's name does not end as it should."
     if Path(place).suffix != ending: raise UserError(f"{place}: end the file's name in {ending}")
 
-# %% ../../nbs/06f_inference.portable.ipynb #999fbabb
+# %% ../../nbs/06f_inference.portable.ipynb #69669283
 OPSET = 20 # of ONNX's operators
 
 def onnx_content(
     classifier:Classifier,
 ) -> bytes:
     "The classifier in ONNX; raises `UserError` where a layer of it cannot be written."
-    import_libraries(("onnxscript",), "export") # that PyTorch's exporter needs
+    optional("onnxscript", "the export", "export") # that PyTorch's exporter needs
     portable, facts = Portable(classifier), description(classifier)
     sample = torch.zeros(2, facts["samples"])
     with converting(classifier, "ONNX"):
@@ -230,13 +218,13 @@ def onnx_content(
     entry.key, entry.value = "nonspeech7k", json.dumps(facts, ensure_ascii=False)
     return model.SerializeToString()
 
-# %% ../../nbs/06f_inference.portable.ipynb #d6cf90bd
+# %% ../../nbs/06f_inference.portable.ipynb #4c4961e1
 def onnx_answers(
     content:bytes, # of an ONNX file
     waveforms:np.ndarray, # (batch, samples) float32
 ) -> dict[str, np.ndarray]:
     "What onnxruntime makes of waveforms with a file, on the CPU."
-    runtime, = import_libraries(("onnxruntime",), "export")
+    runtime = optional("onnxruntime", "the export", "export")
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"waveform": waveforms})))
@@ -262,7 +250,7 @@ def export_onnx(
     "Write a classifier as ONNX, waveform (batch, samples) → probabilities (batch, classes); raises `UserError`."
     return _export(classifier, place, ".onnx", tolerance, onnx_content, onnx_answers)
 
-# %% ../../nbs/06f_inference.portable.ipynb #43d8fbd8
+# %% ../../nbs/06f_inference.portable.ipynb #42e05d5b
 def archive(
     facts:dict, # from `description`
 ) -> bytes:
@@ -279,7 +267,7 @@ def tflite_content(
     batch:int=1, # clips that the file takes at a time
 ) -> bytes:
     "The classifier in TensorFlow Lite; raises `UserError` where a layer of it cannot be written."
-    with quietly(): litert_torch, = import_libraries(("litert_torch",), "tflite")
+    with quietly(): litert_torch = optional("litert_torch", "the export", "tflite")
     litert_torch.config.show_progress = False # it would go to a notebook's own display
     portable, facts = Portable(classifier), description(classifier)
     sample = {"waveform": torch.zeros(batch, facts["samples"])}
@@ -287,13 +275,13 @@ def tflite_content(
         content = bytes(litert_torch.convert(portable, sample_kwargs=sample).model_content())
     return content + archive(facts)
 
-# %% ../../nbs/06f_inference.portable.ipynb #d5bcde67
+# %% ../../nbs/06f_inference.portable.ipynb #57a1b490
 def tflite_answers(
     content:bytes, # of a TensorFlow Lite file
     waveforms:np.ndarray, # (clips, samples) float32; the last batch is filled up with silence
 ) -> dict[str, np.ndarray]:
     "What LiteRT makes of waveforms with a file, on the CPU."
-    library, = import_libraries(("ai_edge_litert.interpreter",), "tflite")
+    library = optional("ai_edge_litert.interpreter", "the export", "tflite")
     with quietly():
         interpreter = library.Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()

@@ -6,9 +6,8 @@
 __all__ = ['PICKLES', 'import_library', 'import_timm', 'check_model', 'local_weights', 'reachable', 'hub_file', 'weights_file',
            'creation_settings', 'check_shape', 'create', 'TimmNetwork']
 
-# %% ../../nbs/03b_models.pretrained.ipynb #c294914e
+# %% ../../nbs/03b_models.pretrained.ipynb #4ac2b35b
 import difflib
-import importlib
 import ssl
 import urllib.error
 import urllib.request
@@ -19,9 +18,9 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from ..files import UserError
+from ..files import UserError, optional
 
-# %% ../../nbs/03b_models.pretrained.ipynb #c095a7d1
+# %% ../../nbs/03b_models.pretrained.ipynb #0339b330
 def import_library(
     name:str, # of the module
     kind:str, # of the network that needs it
@@ -29,10 +28,7 @@ def import_library(
     "An optional library; raises `UserError` where it is not installed."
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found") # of a progress bar, in notebooks
-        try: return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise UserError(f"network.kind: {kind!r} needs {name} ({error}); "
-                            f"pip install 'nonspeech7k[networks]'") from error
+        return optional(name, f"network.kind: {kind!r}", "networks")
 
 def import_timm() -> ModuleType: return import_library("timm", "timm")
 
