@@ -203,7 +203,7 @@ def _classes(
     parts = {split: clips[clips["split"] == split] for split in sorted(set(clips["split"]) - {""})} | {"all": clips}
     return {split: {label: _summary(part[part["label"] == label]) for label in labels} for split, part in parts.items()}
 
-# %% ../../nbs/01g_data.audit.ipynb #ece6cb64
+# %% ../../nbs/01g_data.audit.ipynb #b4f0fc17
 def _contents(
     clips:pd.DataFrame, # with digest
 ) -> dict[str, list[int]]: # digest → rows, in the order of the first of each
@@ -212,12 +212,6 @@ def _contents(
     for row, digest in enumerate(clips["digest"].tolist()):
         if digest: rows.setdefault(digest, []).append(row)
     return rows
-
-def _copies(
-    clips:pd.DataFrame, # with digest
-) -> list[list[int]]: # rows, in the order of the first of each set
-    "The sets of clips with the same bytes."
-    return [rows for rows in _contents(clips).values() if len(rows) > 1]
 
 # %% ../../nbs/01g_data.audit.ipynb #13769881
 def _kept_pairs(
@@ -243,20 +237,20 @@ def _pairs_in(place:Path) -> pd.DataFrame|None: # None: not there yet, or damage
     if known.ndim != 2 or known.shape[1] != 3: return None
     return pd.DataFrame(known, columns=["first", "second", "similarity"]).astype({"first": int, "second": int})
 
-# %% ../../nbs/01g_data.audit.ipynb #5cb4ac6d
+# %% ../../nbs/01g_data.audit.ipynb #804e72e3
 def _near(
-    clips:pd.DataFrame, # with digest and fingerprint
+    clips:pd.DataFrame, # with fingerprint
+    contents:dict[str, list[int]], # from `_contents`
     folder:str|Path|None=None, # where pairs are kept for the next time; None: nowhere
 ) -> tuple[list[list[int]], pd.DataFrame]: # sets of rows; pairs of rows with their similarity
     "The sets of clips that sound the same and are not copies, and the pairs that make them."
-    contents = _contents(clips)
     rows, prints = list(contents.values()), clips["fingerprint"].to_numpy()
     pairs = _kept_pairs(list(contents), [prints[first] for first, *_ in rows], folder)
     sets = [sorted(row for number in numbers for row in rows[number]) for numbers in sets_of(pairs, len(rows))]
     ends = {side: [rows[number][0] for number in pairs[side]] for side in ("first", "second")}
     return sorted(sets), pairs.assign(**ends)
 
-# %% ../../nbs/01g_data.audit.ipynb #d6190f1e
+# %% ../../nbs/01g_data.audit.ipynb #068bd2c7
 def _across(
     clips:pd.DataFrame, # manifest
     sets:list[list[int]], # rows
@@ -275,11 +269,12 @@ def _alike(
     folder:str|Path|None=None, # where pairs are kept for the next time; None: nowhere
 ) -> dict: # of the audit: (near_)duplicates and their subsets, near_pairs, groups_in_both_splits, groups_in_folds
     "Files with the same content or sound, and groups on both sides of the given split and folds."
-    near, pairs = _near(clips, folder)
+    contents = _contents(clips)
+    copies, (near, pairs) = [rows for rows in contents.values() if len(rows) > 1], _near(clips, contents, folder)
     groups = {name: set(clips.loc[clips["split"] == name, "group"]) for name in ("train", "test")}
     folds = clips[clips["fold"] > 0].groupby("group")["fold"].nunique()
     path = clips["path"].to_numpy()
-    return {**_across(clips, _copies(clips), "duplicates"), **_across(clips, near, "near_duplicates"),
+    return {**_across(clips, copies, "duplicates"), **_across(clips, near, "near_duplicates"),
             "near_pairs": [[path[first], path[second], round(float(alike), 3)]
                            for first, second, alike in pairs.itertuples(index=False)],
             "groups_in_both_splits": sorted(groups["train"] & groups["test"]),

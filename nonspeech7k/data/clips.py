@@ -353,7 +353,7 @@ def file_digests(
     "The digests of these files; read are only those that may have changed since the last time."
     return _remembered(_digest, paths, known, "reading", workers)
 
-# %% ../../nbs/01f_data.clips.ipynb #099680bd
+# %% ../../nbs/01f_data.clips.ipynb #e8ea90e5
 def open_bank(
     paths:list[Path], # sound files, in the manifest's order
     rate:int, # Hz
@@ -367,7 +367,7 @@ def open_bank(
     found, notes = file_digests(paths, known, workers)
     bad = {index: result for index, result in enumerate(found) if isinstance(result, BadClip)}
     good = {index: result for index, result in enumerate(found) if index not in bad}
-    bad |= _ensure(_by_content(paths, good), rate, seconds, folder, workers)
+    bad |= _ensure(paths, good, rate, seconds, folder, workers)
     if notes != known: _write_index(index, notes)
     bad = dict(sorted(bad.items())) # in the order of the paths
     good = [content for index, content in good.items() if index not in bad]
@@ -381,10 +381,14 @@ def _by_content(paths:list[Path], digests:dict[int, str]) -> dict[str, list[tupl
     for index, content in digests.items(): files.setdefault(content, []).append((index, paths[index]))
     return dict(sorted(files.items()))
 
-# %% ../../nbs/01f_data.clips.ipynb #7ae7f476
-def _ensure(files:dict, rate:int, seconds:float, folder:Path, workers:int|None) -> dict[int, BadClip]:
+# %% ../../nbs/01f_data.clips.ipynb #a7d43d4d
+def _ensure(paths:list[Path], digests:dict[int, str], rate:int, seconds:float, folder:Path,
+            workers:int|None) -> dict[int, BadClip]:
     "Build the bank unless it is there; the errors of files that cannot be decoded, by index."
-    known_bad = folder/f"{bank_key(list(files), rate, seconds)}.bad.json"
+    key = bank_key(list(digests.values()), rate, seconds)
+    known_bad = folder/f"{key}.bad.json"
+    if (folder/key/"clips.json").exists() and not known_bad.exists(): return {}
+    files = _by_content(paths, digests)
     faults = _still_bad(read_json(known_bad), files, rate, seconds) if known_bad.exists() else {}
     wanted = [content for content in files if content not in faults]
     if wanted and not (folder/bank_key(wanted, rate, seconds)/"clips.json").exists():
