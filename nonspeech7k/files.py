@@ -30,7 +30,7 @@ def listed(
     if len(sentences) > most: lines.append(f"… and {len(sentences) - most} more")
     return "\n".join(lines)
 
-# %% ../nbs/00_files.ipynb #6b64a8d2
+# %% ../nbs/00_files.ipynb #e75e16b1
 def optional(
     name:str, # of the module
     use:str, # what it is wanted for
@@ -38,8 +38,10 @@ def optional(
 ) -> ModuleType:
     "A library that only some need; raises `UserError` where it is not installed."
     try: return import_module(name)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{use} needs {error.name.partition('.')[0]}, which is not installed; "
+    except ImportError as error:
+        known = isinstance(error, ModuleNotFoundError) and error.name
+        why = "is not installed" if known else f"cannot be imported ({error})"
+        raise UserError(f"{use} needs {(error.name or name).partition('.')[0]}, which {why}; "
                         f"pip install 'nonspeech7k[{extra}]'") from error
 
 # %% ../nbs/00_files.ipynb #9a4aa207
@@ -73,14 +75,15 @@ def cannot_write(
                          f"free some space and run the same command again, it goes on from here")
     return UserError(f"{path}: cannot be written ({error.strerror}); choose another folder")
 
-# %% ../nbs/00_files.ipynb #4fdd4ccb
+# %% ../nbs/00_files.ipynb #2266b2f5
 def sweep(
     folder:str|Path, # searched with its subfolders where `deep`
     deep:bool=True,
 ):
     "Remove the partial files and folders of processes that are no more."
     for partial in sorted(Path(folder).glob("**/.*.partial" if deep else ".*.partial")):
-        if _alive(int(partial.name.split(".")[-2])): continue
+        process = partial.name.split(".")[-2]
+        if not process.isdigit() or _alive(int(process)): continue # nobody's, or somebody's who is at work
         if partial.is_dir(): shutil.rmtree(partial, ignore_errors=True)
         else: partial.unlink(missing_ok=True)
 

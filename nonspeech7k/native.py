@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'OPTIONS', 'CHOICES', 'WIDTHS', 'chosen', 'cache_folder', 'Obstacle', 'processor_flags', 'compile_kernels',
-           'library', 'available', 'call', 'vectors']
+           'library', 'available', 'ready', 'call', 'vectors']
 
-# %% ../nbs/00_native.ipynb #12b150f6
+# %% ../nbs/00_native.ipynb #2aa5ee97
 import ctypes
 import hashlib
 import os
@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -59,18 +60,25 @@ def _compiler() -> tuple[str, str]:
     version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout.partition("\n")[0]
     return path, version
 
-# %% ../nbs/00_native.ipynb #0224390d
-def compile_kernels() -> Path: # the shared library
-    "Compile the kernels for this machine, or find them compiled; raises `Obstacle` where that fails."
+# %% ../nbs/00_native.ipynb #4fa773e1
+def _plan() -> tuple[list[str], Path]: # the compiler with its options, and the library that it makes
+    "How the kernels are compiled for this machine; raises `Obstacle` where that cannot be."
     path, version = _compiler()
     options = OPTIONS + CHOICES[chosen()]
     sources = [path.read_text(encoding="utf-8") for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".h")]
     parts = [*sources, version, *options, *sorted(processor_flags())]
     key = hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
-    target = cache_folder()/f"kernels-{key}.so"
+    try: return [path, *options], cache_folder()/f"kernels-{key}.so"
+    except RuntimeError as error: raise Obstacle("there is no home to keep them in; set NONSPEECH7K_CACHE") from error
+
+def compile_kernels() -> Path: # the shared library
+    "Compile the kernels for this machine, or find them compiled; raises `Obstacle` where that fails."
+    compiler, target = _plan()
     if target.exists(): return target
-    try: return _compile([path, *options], target)
-    except OSError as error: raise Obstacle(f"{error.filename}: {error.strerror}; set NONSPEECH7K_CACHE") from error
+    try: return _compile(compiler, target)
+    except OSError as error:
+        if target.exists(): return target # somebody else was faster
+        raise Obstacle(f"{error.filename}: {error.strerror}; set NONSPEECH7K_CACHE") from error
 
 # %% ../nbs/00_native.ipynb #c452969e
 def _compile(compiler:list[str], target:Path) -> Path: # with its options
@@ -91,12 +99,14 @@ def _first_error(text:str) -> str:
     lines = text.strip().splitlines() or ["it said nothing"]
     return next((line for line in lines if "error" in line), lines[0])
 
-# %% ../nbs/00_native.ipynb #6236b53d
+# %% ../nbs/00_native.ipynb #886db4b5
 def library() -> ctypes.CDLL:
     "The compiled kernels; raises `Obstacle`."
-    found = _load(chosen())
+    with _one_by_one: found = _load(chosen())
     if isinstance(found, str): raise Obstacle(found)
     return found
+
+_one_by_one = threading.Lock() # threads of this process
 
 @lru_cache
 def _load(choice:str) -> ctypes.CDLL|str: # or what stands in the way
@@ -109,7 +119,18 @@ def _load(choice:str) -> ctypes.CDLL|str: # or what stands in the way
 
 def available() -> bool:
     "Whether there are own kernels here; compiles them if need be."
-    return not isinstance(_load(chosen()), str)
+    try: return bool(library())
+    except Obstacle: return False
+
+def ready() -> bool:
+    "Whether there are own kernels here that need no compiling any more."
+    place = _place(chosen())
+    return place is not None and place.exists() and available()
+
+@lru_cache
+def _place(choice:str) -> Path|None: # of the library; None where something stands in the way
+    try: return None if choice == "off" else _plan()[1]
+    except Obstacle: return None
 
 # %% ../nbs/00_native.ipynb #53c0c315
 def call(

@@ -153,7 +153,7 @@ def enter_run(
     if not all(run.finished(name) for name in STAGES): _describe_machine(run)
     return run
 
-# %% ../nbs/07_pipeline.ipynb #757eaa6e
+# %% ../nbs/07_pipeline.ipynb #eedcaaf3
 READ_FIRST = {"3_training": ("network", "train", "processes"), "4_evaluation": ("reject", "report", "further_seeds")}
 
 def _refuse_other(run:Run, known:Recipe):
@@ -176,7 +176,7 @@ def _describe_machine(run:Run):
     changed = [key for key in now if now[key] != before.get(key)]
     if not changed: return
     log(run, f"goes on in another environment: {', '.join(changed)}")
-    trained = {key: before[key] for key in ("training", "precision") if key in before} # stays true
+    trained = {key: before[key] for key in ("training", "features", "precision") if key in before} # stays true
     write_json(path, now | trained | {"earlier": [*earlier, before]})
 
 def _refuse_foreign(folder:Path):
@@ -339,7 +339,7 @@ def measure(
 def _moment_names(groups:int) -> list[str]: # columns of features.csv
     return [name if groups == 1 else f"{name}_{number}" for name in ("mean", "square") for number in range(1, groups + 1)]
 
-# %% ../nbs/07_pipeline.ipynb #84e8727b
+# %% ../nbs/07_pipeline.ipynb #c6832d79
 def moments_of(
     front_end:torch.nn.Module,
     clips:Resident,
@@ -368,7 +368,7 @@ def _moments(run:Run, front_end:torch.nn.Module, clips:Resident) -> torch.Tensor
 def _moments_key(run:Run) -> str: # 24 hexadecimal digits
     "The name of what these clips' moments depend on."
     settings = (run.recipe.clip.model_dump(), run.recipe.front_end.model_dump(), run.device.type, torch.__version__,
-                available())
+                run.device.type == "cpu" and available()) # compiled here, and so the same for every stage
     text = "\n".join([f"{VERSION}", json.dumps(settings), *run.manifest["digest"]])
     return blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -501,7 +501,7 @@ def _fit(
     if ranks().first: save_classifier(_classifier(run, part, model), model_file(run, part))
     return history
 
-# %% ../nbs/07_pipeline.ipynb #844061bf
+# %% ../nbs/07_pipeline.ipynb #b580c2f1
 def model_of(
     recipe:Recipe,
     classes:int,
@@ -523,9 +523,10 @@ def _say_how(run:Run):
     model = model_of(run.recipe, len(run.labels), run.device, run.labels)
     how = ("PyTorch's operators: several processes share each batch" if ranks().count > 1
            else kernels_status(model.network, run.device, model.dtype))
-    said = {"training": how, "precision": str(model.dtype).removeprefix("torch.")}
+    features = model.front_end.computed_by(run.device)
+    said = {"training": how, "features": features, "precision": str(model.dtype).removeprefix("torch.")}
     write_json(run.folder/"environment.json", read_json(run.folder/"environment.json") | said)
-    log(run, f"trains with {how}; processes: {ranks().count}, threads: {torch.get_num_threads()}")
+    log(run, f"trains with {how}; features with {features}; processes: {ranks().count}, threads: {torch.get_num_threads()}")
 
 def optimisation_of(recipe:Recipe) -> Optimisation:
     "How a recipe trains."

@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['NORMALISE', 'TRANSFORMS', 'WINDOWS', 'PIECE', 'WHOLE', 'fft_spectrum', 'fourier_waves', 'dft_matrix', 'cut_frames',
            'dft_spectrum', 'filter_groups', 'band_frequencies', 'band_powers', 'decibels', 'native_band_powers',
-           'FrontEnd', 'normalise_clips', 'deltas', 'with_deltas', 'padded_window', 'MelFrontEnd', 'LogMel',
-           'clip_moments', 'overall_moments', 'standardise']
+           'is_native_size', 'FrontEnd', 'normalise_clips', 'deltas', 'with_deltas', 'padded_window', 'MelFrontEnd',
+           'LogMel', 'clip_moments', 'overall_moments', 'standardise']
 
-# %% ../../nbs/02a_features.spectrograms.ipynb #9743a48d
+# %% ../../nbs/02a_features.spectrograms.ipynb #54ab9227
 import math
 from functools import partial
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torchaudio.functional import melscale_fbanks
 
-from ..native import available, call
+from ..native import call, ready, vectors
 
 # %% ../../nbs/02a_features.spectrograms.ipynb #32f2d1e9
 def fft_spectrum(
@@ -113,21 +114,26 @@ def decibels(
     level = power.clamp_(min=1e-10).log10_().mul_(10)
     return torch.maximum(level, level.amax(dim=(-2, -1), keepdim=True) - top_db)
 
-# %% ../../nbs/02a_features.spectrograms.ipynb #af8b834e
+# %% ../../nbs/02a_features.spectrograms.ipynb #019ced6c
 def native_band_powers(
     waveforms:torch.Tensor, # (batch, samples) float32 on the CPU, more than n_fft / 2 samples
     window:torch.Tensor, # (n_fft,) float32, from 64 on a power of two
     filters:torch.Tensor, # (bands, frequencies) float32
     hop_length:int, # samples between frames
 ) -> torch.Tensor: # (batch, bands, frames)
-    "The power in each band of each frame, by the own kernel; raises `Obstacle` where there is none."
-    batch, samples = waveforms.shape
-    powers = torch.empty(batch, len(filters), 1 + samples // hop_length)
-    call("band_powers", batch, samples, len(window), hop_length, len(filters), waveforms.contiguous(), window, filters,
-         powers)
+    """The power in each band of each frame, by the own kernel;
+    raises `Obstacle` where there is none, and ValueError for sizes that it is not made for."""
+    (batch, samples), n_fft = waveforms.shape, len(window)
+    if not is_native_size(n_fft) or samples <= n_fft // 2:
+        raise ValueError(f"{samples} samples, n_fft {n_fft}: expected a power of two from 64 on, and more than half of it")
+    powers = waveforms.new_empty(batch, len(filters), 1 + samples // hop_length)
+    read = [tensor.contiguous() for tensor in (waveforms, window, filters)]
+    call("band_powers", batch, samples, n_fft, hop_length, len(filters), *read, powers)
     return powers
 
-# %% ../../nbs/02a_features.spectrograms.ipynb #b835972d
+def is_native_size(n_fft:int) -> bool: return n_fft >= 64 and n_fft & (n_fft - 1) == 0
+
+# %% ../../nbs/02a_features.spectrograms.ipynb #7c5192b8
 NORMALISE = ("corpus", "band", "clip", "none", "given")
 TRANSFORMS = ("auto", "fft", "dft")
 
@@ -163,6 +169,10 @@ class FrontEnd(nn.Module):
     def shape(self, samples:int) -> tuple[int, int, int]: # channels, bands, frames
         "The shape of one clip's features."
         return self.channels, self.bands, self.frames(samples)
+
+    def computed_by(self, device:torch.device) -> str:
+        "What computes it on a device, for people."
+        return "PyTorch's operators"
 
     def use_transform(self, transform:str) -> "FrontEnd":
         "Choose 'auto', 'fft' or 'dft', before an export for example; raises ValueError for any other name."
@@ -222,7 +232,12 @@ def padded_window(
     before = (n_fft - length) // 2
     return nn.functional.pad(WINDOWS[kind](length), (before, n_fft - length - before))
 
-# %% ../../nbs/02a_features.spectrograms.ipynb #da8a5cbc
+# %% ../../nbs/02a_features.spectrograms.ipynb #363fbd29
+def _is_derived(tensor:torch.Tensor) -> bool:
+    "Whether somebody asks for derivatives, or transforms the function: more than numbers in memory."
+    if tensor.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(tensor): return True
+    return forward_ad.unpack_dual(tensor).tangent is not None
+
 class MelFrontEnd(FrontEnd):
     "What mel spectrograms share: windows, transform, filters, deltas. A kind defines `compress`."
     def __init__(self,
@@ -284,11 +299,15 @@ class MelFrontEnd(FrontEnd):
 
     def _runs_natively(self, waveforms:torch.Tensor) -> bool:
         "Whether the own kernel would do what PyTorch does with these waveforms, at this moment."
-        if self.transform != "auto" or torch.compiler.is_compiling() or torch.jit.is_tracing(): return False
-        if type(waveforms) is not torch.Tensor or waveforms.requires_grad: return False
-        if any(part.device.type != "cpu" or part.dtype != torch.float32
-               for part in (waveforms, self.window, self.filters)): return False
-        return self.n_fft >= 64 and self.n_fft & (self.n_fft - 1) == 0 and available()
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(waveforms) is not torch.Tensor: return False
+        parts = waveforms, self.window, self.filters
+        if any(part.device.type != "cpu" or part.dtype != torch.float32 or _is_derived(part) for part in parts): return False
+        return self.transform == "auto" and is_native_size(self.n_fft) and ready()
+
+    def computed_by(self, device:torch.device) -> str:
+        if device.type != "cpu" or self.transform != "auto" or not is_native_size(self.n_fft) or not ready():
+            return super().computed_by(device)
+        return f"own kernel ({vectors()})"
 
     def use_transform(self, transform:str) -> "MelFrontEnd":
         if transform == "dft": self._make_matrix()

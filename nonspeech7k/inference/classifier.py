@@ -8,7 +8,7 @@ __all__ = ['FORMAT', 'PAIRS', 'PIECE', 'THRESHOLD', 'to_probabilities', 'Classif
            'save_classifier', 'load_classifier', 'find_sounds', 'predict', 'unfamiliar', 'embed_files',
            'read_waveforms']
 
-# %% ../../nbs/06a_inference.classifier.ipynb #7fa71709
+# %% ../../nbs/06a_inference.classifier.ipynb #6e8c4073
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +29,7 @@ from ..features.registry import build_front_end
 from ..files import UserError, write_bytes
 from ..models.kernels import accelerate, kernels_status
 from ..models.registry import build_network
+from ..native import available
 from ..training.devices import autocast, keep_memory, precision
 
 # %% ../../nbs/06a_inference.classifier.ipynb #bcd7d00e
@@ -265,7 +266,7 @@ class Prepared(nn.Module):
         with autocast(features.device, self.dtype):
             return torch.cat([answer(some) for some in features.split(piece)]).to(features.dtype)
 
-# %% ../../nbs/06a_inference.classifier.ipynb #efa9e986
+# %% ../../nbs/06a_inference.classifier.ipynb #e4a357bd
 def for_inference(
     classifier:Classifier, # or an ensemble
     dtype:torch.dtype|None=None, # of the network's arithmetic; None: what is fastest, as `precision` says
@@ -277,6 +278,7 @@ def for_inference(
         return Ensemble(members, classifier.configuration)
     if isinstance(classifier.network, Prepared): return classifier
     if classifier.device.type == "cpu": keep_memory()
+    if classifier.device.type == "cpu" and own_kernels: available() # for the front end, whatever the network
     network = classifier.network
     dtype = dtype or precision("auto", classifier.device, network if own_kernels else None)
     return Classifier(classifier.front_end, Prepared(network, dtype, own_kernels), classifier.configuration)

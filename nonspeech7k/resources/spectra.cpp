@@ -110,10 +110,14 @@ struct Filters {
     }
 };
 
-// A clip between its own mirror images
-static void reflect(const float* sound, long samples, long edge, float* out) {
-    for (long j = 1; j <= edge; j++) out[edge - j] = sound[j], out[edge + samples - 1 + j] = sound[samples - 1 - j];
-    memcpy(out + edge, sound, samples * sizeof(float));
+// A frame from `first` on: where it lies, or a copy with the clip's mirror images where it reaches beyond an end
+static INLINE const float* frame(const float* sound, long samples, long first, long length, float* copy) {
+    if (first >= 0 && first + length <= samples) return sound + first;
+    for (long k = 0; k < length; k++) {
+        long at = std::abs(first + k);
+        copy[k] = sound[at < samples ? at : 2 * (samples - 1) - at];
+    }
+    return copy;
 }
 
 extern "C" {
@@ -126,21 +130,21 @@ void band_powers(long clips, long samples, long n_fft, long hop, long bands, con
                  const float* filters, float* out, long threads) {
     Plan plan(n_fft / 2);
     Filters sums(filters, bands, plan.n + 1);
-    long count = 1 + samples / hop, groups = (count + LANES - 1) / LANES, length = samples + n_fft;
-#pragma omp parallel num_threads(threads)
+    long count = 1 + samples / hop, groups = (count + LANES - 1) / LANES;
+#pragma omp parallel num_threads(std::max(1L, std::min(threads, clips * groups)))
     {
         FlushTiny flush;
         Share share(clips * groups);
-        long whole = (length + 15) / 16 * 16;
-        float* padded = scratch.floats(whole + (3 * plan.n + 1) * LANES);
-        Complex* z = (Complex*)(padded + whole);
+        Complex* z = (Complex*)scratch.floats((3 * plan.n + 1 + n_fft) * LANES);
         vec* power = (vec*)(z + plan.n);
+        float* copies = (float*)(power + plan.n + 1);
         const float* starts[LANES];
-        for (long g = share.first, before = -1; g < share.end; g++) {
+        for (long g = share.first; g < share.end; g++) {
             long clip = g / groups, first = g % groups * LANES, used = std::min(LANES, count - first);
-            if (clip != before) reflect(sounds + clip * samples, samples, n_fft / 2, padded);
-            before = clip;
-            for (long lane = 0; lane < LANES; lane++) starts[lane] = padded + (first + std::min(lane, used - 1)) * hop;
+            for (long lane = 0; lane < LANES; lane++) {
+                long from = (first + std::min(lane, used - 1)) * hop - n_fft / 2;
+                starts[lane] = frame(sounds + clip * samples, samples, from, n_fft, copies + lane * n_fft);
+            }
             frames(starts, window, plan, z);
             forward(z, plan.n, plan.turns.data());
             powers(z, plan, power);
