@@ -9,7 +9,7 @@ __all__ = ['STAGES', 'READ_FIRST', 'JUDGED', 'PARAMETERS', 'Run', 'log', 'open_r
            'train_as_rank', 'repetitions', 'complete', 'evaluate', 'class_logits', 'judged', 'unknown_parameters',
            'refuse_unknown_parameters', 'StageError', 'notebook_of', 'execute', 'run_all']
 
-# %% ../nbs/07_pipeline.ipynb #afdc4c23
+# %% ../nbs/07_pipeline.ipynb #1e28c3ca
 import ast
 import json
 import logging
@@ -32,7 +32,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from .data.audit import audit
-from .data.clips import VERSION, Bank, open_bank
+from .data.clips import VERSION, Bank, _kept_array, open_bank
 from nonspeech7k.data.corpora import (
     SEPARATOR, Corpus, check_corpus, each_label, label_names, paths, read_corpus,
 )
@@ -339,7 +339,7 @@ def measure(
 def _moment_names(groups:int) -> list[str]: # columns of features.csv
     return [name if groups == 1 else f"{name}_{number}" for name in ("mean", "square") for number in range(1, groups + 1)]
 
-# %% ../nbs/07_pipeline.ipynb #c6832d79
+# %% ../nbs/07_pipeline.ipynb #54ed38ab
 def moments_of(
     front_end:torch.nn.Module,
     clips:Resident,
@@ -357,9 +357,8 @@ def moments_of(
 def _moments(run:Run, front_end:torch.nn.Module, clips:Resident) -> torch.Tensor: # (clips, 2 × groups)
     "What each clip adds to the statistics: measured now, or as an earlier run left it."
     kept = Path(run.recipe.banks).expanduser()/f"{_moments_key(run)}.moments.npy"
-    with suppress(OSError, ValueError): # not there yet, or damaged
-        known = np.load(kept)
-        if known.shape == (len(clips), 2 * max(1, front_end.groups)): return torch.from_numpy(known)
+    known = _kept_array(kept, 2 * max(1, front_end.groups))
+    if known is not None and len(known) == len(clips): return torch.from_numpy(known)
     moments = moments_of(front_end, clips)
     np.save(content := BytesIO(), moments.numpy())
     with suppress(UserError): write_bytes(kept, content.getvalue()) # a folder of banks may be read-only

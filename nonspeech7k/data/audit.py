@@ -6,7 +6,7 @@
 __all__ = ['FRAME', 'BANDS', 'SILENT', 'CLIPPED', 'OFFSET', 'DEPTH', 'MARGIN', 'MOST', 'MOST_SAMPLES', 'TOLD', 'bandwidth',
            'silent_share', 'measure_files', 'printable', 'licence', 'fit_to_train', 'examine', 'audit', 'audit_text']
 
-# %% ../../nbs/01g_data.audit.ipynb #f4f79852
+# %% ../../nbs/01g_data.audit.ipynb #7be5cf68
 import os
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ import soundfile
 from scipy.fft import rfft
 
 from .clips import (
-    BadClip, _digest, _index_of, _opened, _read_index, _remembered, _samples, _write_index)
+    BadClip, _digest, _index_of, _kept_array, _opened, _read_index, _remembered, _samples, _write_index)
 from .corpora import Corpus, each_label, paths
 from nonspeech7k.data.fingerprints import (
     ALIKE, CHANCE, LONGEST, fingerprint, from_text, hann, near_duplicates, sets_of, to_text,
@@ -213,7 +213,7 @@ def _contents(
         if digest: rows.setdefault(digest, []).append(row)
     return rows
 
-# %% ../../nbs/01g_data.audit.ipynb #13769881
+# %% ../../nbs/01g_data.audit.ipynb #4812b7ef
 def _kept_pairs(
     digests:list[str], # of the contents
     prints:list[str], # their fingerprints, as text
@@ -222,20 +222,14 @@ def _kept_pairs(
     "The near duplicates among contents: compared now, or as an earlier audit of the same contents left them."
     key = blake2b("\n".join([_KIND, f"{ALIKE} {CHANCE}", *digests]).encode(), digest_size=12).hexdigest()
     kept = Path(folder)/f"{key}.near.npy" if folder else None
-    found = _pairs_in(kept) if kept else None
-    if found is None:
-        found = near_duplicates([from_text(text) for text in prints])
-        if kept and os.access(folder, os.W_OK):
-            np.save(content := BytesIO(), found.to_numpy(float))
-            write_bytes(kept, content.getvalue())
+    known = _kept_array(kept, 3) if kept else None
+    if known is not None:
+        return pd.DataFrame(known, columns=["first", "second", "similarity"]).astype({"first": int, "second": int})
+    found = near_duplicates([from_text(text) for text in prints])
+    if kept and os.access(folder, os.W_OK):
+        np.save(content := BytesIO(), found.to_numpy(float))
+        write_bytes(kept, content.getvalue())
     return found
-
-def _pairs_in(place:Path) -> pd.DataFrame|None: # None: not there yet, or damaged
-    "The pairs that an earlier audit left."
-    try: known = np.load(place)
-    except (OSError, ValueError, EOFError): return None
-    if known.ndim != 2 or known.shape[1] != 3: return None
-    return pd.DataFrame(known, columns=["first", "second", "similarity"]).astype({"first": int, "second": int})
 
 # %% ../../nbs/01g_data.audit.ipynb #804e72e3
 def _near(

@@ -290,7 +290,7 @@ def _settled(
     "Whether every later change of the file will change its stamp."
     return max(stamp[1], stamp[2]) + TICK < now
 
-# %% ../../nbs/01f_data.clips.ipynb #120add78
+# %% ../../nbs/01f_data.clips.ipynb #d7ccfd5b
 def _index_of(
     paths:list[Path],
     folder:str|Path, # where banks are kept
@@ -315,6 +315,15 @@ def _read_index(place:Path) -> dict[str, list]:
     except (OSError, ValueError, RecursionError): return {}
     whole = isinstance(index, dict) and isinstance(index.get("files"), dict)
     return index["files"] if whole and index.get("digest") == _checked(index["files"]) else {}
+
+def _kept_array(
+    place:Path, # of an .npy file
+    columns:int,
+) -> np.ndarray|None: # (rows, columns); None: not there yet, or damaged
+    "Numbers that an earlier run kept beside the banks."
+    try: known = np.load(place)
+    except (OSError, ValueError, EOFError): return None
+    return known if known.ndim == 2 and known.shape[1] == columns else None
 
 # %% ../../nbs/01f_data.clips.ipynb #4483cfdc
 def _remembered(

@@ -81,7 +81,7 @@ def least_similarity(
     "How alike two sounds must be to count as near duplicates."
     return np.maximum(threshold, CHANCE / np.sqrt(np.maximum(frames, 1)))
 
-# %% ../../nbs/01fb_data.fingerprints.ipynb #8e032724
+# %% ../../nbs/01fb_data.fingerprints.ipynb #6261f5ea
 BLOCK = 1024 # fingerprints compared with as many others at a time
 
 def near_duplicates(
@@ -90,7 +90,7 @@ def near_duplicates(
 ) -> pd.DataFrame: # first, second: positions with first < second; similarity; sorted by these
     "All pairs of sounds that are alike."
     rows = _rows(prints, np.int8) if prints else np.zeros((0, 1), np.int8)
-    heard = np.array([np.count_nonzero(signs) for signs in prints])
+    heard = np.array([max(1, np.count_nonzero(signs)) for signs in prints])
     found = [_alike_blocks(rows, heard, start, other, threshold) for start in range(0, len(rows), BLOCK)
              for other in range(start, len(rows), BLOCK)]
     if not found: return pd.DataFrame(columns=["first", "second", "similarity"])
@@ -99,11 +99,11 @@ def near_duplicates(
 def _alike_blocks(rows:np.ndarray, heard:np.ndarray, start:int, other:int, threshold:float) -> pd.DataFrame:
     "The alike pairs between two blocks of fingerprints."
     one, two = slice(start, start + BLOCK), slice(other, other + BLOCK)
-    roots = np.sqrt(np.maximum(heard, 1)).astype(np.float32)
+    roots = [np.sqrt(heard[part]).astype(np.float32) for part in (one, two)]
     agreement = rows[one].astype(np.float32) @ rows[two].astype(np.float32).T # whole numbers
     # one pass over all pairs, and nearly none are left for the exact condition
-    first, second = np.nonzero(agreement >= np.outer(0.999 * threshold * roots[one], roots[two]))
-    scale = np.sqrt(np.maximum(heard[one], 1)[first] * np.maximum(heard[two], 1)[second])
+    first, second = np.nonzero(agreement >= np.outer(0.999 * threshold * roots[0], roots[1]))
+    scale = np.sqrt(heard[one][first] * heard[two][second])
     alike = (agreement[first, second] / scale).astype(np.float32)
     first, second = first + start, second + other
     enough = (alike >= least_similarity(scale / (len(EDGES) - 2), threshold)) & (first < second)

@@ -8,7 +8,7 @@ __all__ = ['KINDS', 'BOUNDS', 'confidences', 'calibration_bins', 'calibration_er
            'judge_calibration', 'risk_coverage', 'risk_area', 'risk_at', 'plot_reliability', 'plot_risk_coverage',
            'calibration_figures']
 
-# %% ../../nbs/05cb_evaluation.calibration.ipynb #e146fe34
+# %% ../../nbs/05cb_evaluation.calibration.ipynb #01bf32e0
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 
-from .figures import _INK, _clips, _plain, _title
+from .figures import COLOURBLIND, _INK, _clips, _plain, _title
 from .uncertainty import wilson_interval
 
 # %% ../../nbs/05cb_evaluation.calibration.ipynb #3a336d64
@@ -205,8 +205,8 @@ def risk_at(
     enough = (curve["coverage"] >= coverage - 1e-9).to_numpy()
     return float(curve["risk"].iloc[enough.argmax()])
 
-# %% ../../nbs/05cb_evaluation.calibration.ipynb #e5c54c15
-_BLUE, _ORANGE = "#0173b2", "#de8f05" # the first two of seaborn's colour-blind palette
+# %% ../../nbs/05cb_evaluation.calibration.ipynb #52e602ec
+_BLUE, _ORANGE = COLOURBLIND[:2]
 
 def plot_reliability(
     panels:dict[str, pd.DataFrame], # title → bins from `calibration_bins`, side by side
@@ -236,7 +236,7 @@ def _reliability(axes:Axes, table:pd.DataFrame):
     axes.scatter(table["confidence"], table["accuracy"], s=22, color=_BLUE, zorder=3, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1))
 
-# %% ../../nbs/05cb_evaluation.calibration.ipynb #c32ae678
+# %% ../../nbs/05cb_evaluation.calibration.ipynb #e8ca92e6
 def plot_risk_coverage(
     curves:dict[str, pd.DataFrame], # name → from `risk_coverage`
     note:str="", # said in the title: 'synthetic'
@@ -246,7 +246,7 @@ def plot_risk_coverage(
     axes, sizes = _plain(figure.subplots(), "both"), [len(curve) for curve in curves.values()]
     for number, (name, curve) in enumerate(curves.items()):
         of = "" if len(set(sizes)) == 1 else f", {_clips(len(curve))}"
-        colour = (_BLUE, _ORANGE, "#029e73", "#d55e00")[number % 4]
+        colour = COLOURBLIND[number % 4]
         _risk(axes, curve, f"{name}{of}, area {risk_area(curve):.3f}", colour)
     axes.set(xlim=(0, 1), ylim=(0, None))
     axes.set_xlabel("coverage: share of clips that are labelled", fontsize=9)

@@ -232,7 +232,7 @@ def padded_window(
     before = (n_fft - length) // 2
     return nn.functional.pad(WINDOWS[kind](length), (before, n_fft - length - before))
 
-# %% ../../nbs/02a_features.spectrograms.ipynb #363fbd29
+# %% ../../nbs/02a_features.spectrograms.ipynb #63f2ea92
 def _is_derived(tensor:torch.Tensor) -> bool:
     "Whether somebody asks for derivatives, or transforms the function: more than numbers in memory."
     if tensor.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(tensor): return True
@@ -302,12 +302,15 @@ class MelFrontEnd(FrontEnd):
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(waveforms) is not torch.Tensor: return False
         parts = waveforms, self.window, self.filters
         if any(part.device.type != "cpu" or part.dtype != torch.float32 or _is_derived(part) for part in parts): return False
+        return self._has_kernel
+
+    @property
+    def _has_kernel(self) -> bool: # on a CPU
         return self.transform == "auto" and is_native_size(self.n_fft) and ready()
 
     def computed_by(self, device:torch.device) -> str:
-        if device.type != "cpu" or self.transform != "auto" or not is_native_size(self.n_fft) or not ready():
-            return super().computed_by(device)
-        return f"own kernel ({vectors()})"
+        if device.type == "cpu" and self._has_kernel: return f"own kernel ({vectors()})"
+        return super().computed_by(device)
 
     def use_transform(self, transform:str) -> "MelFrontEnd":
         if transform == "dft": self._make_matrix()

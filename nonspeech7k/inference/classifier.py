@@ -266,7 +266,7 @@ class Prepared(nn.Module):
         with autocast(features.device, self.dtype):
             return torch.cat([answer(some) for some in features.split(piece)]).to(features.dtype)
 
-# %% ../../nbs/06a_inference.classifier.ipynb #e4a357bd
+# %% ../../nbs/06a_inference.classifier.ipynb #16056ef2
 def for_inference(
     classifier:Classifier, # or an ensemble
     dtype:torch.dtype|None=None, # of the network's arithmetic; None: what is fastest, as `precision` says
@@ -277,8 +277,9 @@ def for_inference(
         members = [for_inference(member, dtype, own_kernels) for member in classifier.members]
         return Ensemble(members, classifier.configuration)
     if isinstance(classifier.network, Prepared): return classifier
-    if classifier.device.type == "cpu": keep_memory()
-    if classifier.device.type == "cpu" and own_kernels: available() # for the front end, whatever the network
+    if classifier.device.type == "cpu":
+        keep_memory()
+        if own_kernels: available() # for the front end, whatever the network
     network = classifier.network
     dtype = dtype or precision("auto", classifier.device, network if own_kernels else None)
     return Classifier(classifier.front_end, Prepared(network, dtype, own_kernels), classifier.configuration)
