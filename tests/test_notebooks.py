@@ -35,12 +35,13 @@ def source(cell: dict) -> str:
     return "".join(cell["source"])
 
 
-# Which notebook makes which module, from the notebooks' own `default_exp`; the order of the file names is the order of the floors.
+# Which notebook makes which module, from the notebooks' own `default_exp`. The number of the folder is the floor, the number of the
+# notebook its place there, so the order of '0_ground/10_files' as text is the order in which they stand on one another.
 FLOORS = {}
 for _notebook in NOTEBOOKS:
     for _cell in cells(_notebook):
         _found = re.search(r"^#\|\s*default_exp\s+(\S+)", source(_cell), re.MULTILINE) if _cell["cell_type"] == "code" else None
-        if _found: FLOORS[f"nonspeech7k.{_found[1]}"] = _notebook.name
+        if _found: FLOORS[f"nonspeech7k.{_found[1]}"] = _notebook.relative_to(ROOT / "nbs").with_suffix("").as_posix()
 MODULES = {module: PACKAGE.parent / (module.replace(".", "/") + ".py") for module in FLOORS}
 
 
@@ -63,8 +64,15 @@ def exported(tmp_path_factory) -> Path:
 
 def test_every_notebook_makes_its_own_module():
     assert len(FLOORS) == len(set(FLOORS.values())), "a notebook with two default_exp lines"
-    numbered = [p for p in NOTEBOOKS if p.parent == ROOT / "nbs" and p.name[0].isdigit()]
-    assert sorted(FLOORS.values()) == [p.name for p in numbered], "a numbered notebook needs a default_exp of its own, and only those have one"
+    rooms = [p.relative_to(ROOT / "nbs").with_suffix("").as_posix() for p in NOTEBOOKS if re.match(r"\d_", p.parent.name)]
+    assert sorted(FLOORS.values()) == rooms, "a notebook in a floor's folder needs a default_exp of its own, and only those have one"
+    misnamed = [room for room in rooms if not re.fullmatch(r"\d_[a-z]+/[1-9]\d_[a-z0-9]+", room)]
+    assert not misnamed, f"{misnamed}: a room is called FLOOR_name/PLACE_module, with one digit for the floor and two for the place"
+
+
+def test_every_place_is_taken_once():
+    places = [re.match(r"\d_\w+/\d\d", room)[0] for room in FLOORS.values()]
+    assert not (twice := {place for place in places if places.count(place) > 1}), f"two notebooks stand at {sorted(twice)}"
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -72,7 +80,7 @@ def test_module_equals_what_its_notebook_exports(module, exported):
     here, there = MODULES[module], exported / MODULES[module].relative_to(PACKAGE)
     assert here.is_file(), f"{name(here)} is missing; run: make export"
     assert there.is_file(), f"{FLOORS[module]} exports nothing"
-    assert here.read_bytes() == there.read_bytes(), f"{name(here)} differs from nbs/{FLOORS[module]}; edit the notebook and run: make export"
+    assert here.read_bytes() == there.read_bytes(), f"{name(here)} differs from nbs/{FLOORS[module]}.ipynb; edit the notebook and run: make export"
 
 
 def test_no_module_without_a_notebook(exported):
