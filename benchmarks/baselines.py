@@ -24,7 +24,7 @@ from nonspeech7k.models.kernels import kernels_status
 from nonspeech7k.models.registry import count_parameters, multiply_adds
 from nonspeech7k.recipe import read_recipe
 from nonspeech7k.training.crossval import fold_parts
-from nonspeech7k.training.fit import fit
+from nonspeech7k.training.fit import Plan, fit
 
 RECIPE = ROOT / "recipes" / "baselines.yaml"
 PLACE = RESULTS / "baselines.json"
@@ -98,8 +98,9 @@ def speeds(corpus: str, network: str, classes: int, folder: Path, batches: int =
     training = []
     for repeat in range(repeats + 1):  # the first warms up
         state = folder / f"speed{repeat}.state"
-        training.append(seconds_of_steps(
-            lambda: fit(model, Sounds(sounds), targets, every, none, settings, 0, state, [1e-3], "speed")))
+        plan = Plan(learner=model, clips=Sounds(sounds), targets=targets, train=every, valid=none, settings=settings, seed=0,
+                    state_path=state, learning_rates=[1e-3], name="speed")
+        training.append(seconds_of_steps(lambda: fit(plan)))
         state.unlink()
     labels = [str(number) for number in range(classes)]
     trained = Classifier(model.front_end, model.network, describe(labels, recipe.model_dump()))

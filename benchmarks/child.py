@@ -10,20 +10,20 @@ def memory(folder: Path, changes: list[str]):
     import torch
 
     from nonspeech7k.pipeline import explore, measure, model_of, open_clips, open_run, optimisation_of, targets_of
-    from nonspeech7k.training.crossval import FoldPart, fit_part, fold_parts
+    from nonspeech7k.training.crossval import FoldPart, Study, fit_part, fold_parts
     from nonspeech7k.training.fit import predict_logits
     run = open_run("nonspeech7k", folder, [*changes, "train.epochs=1"])
     explore(run)
     moments = torch.from_numpy(measure(run)[["mean", "square"]].to_numpy(copy=True))
     clips, size = open_clips(run), run.recipe.train.batch_size
-    targets = targets_of(run)
+    study = Study(clips=clips, targets=targets_of(run), moments=moments, build=lambda: model_of(run.recipe, len(run.labels)),
+                  settings=optimisation_of(run.recipe), seed=run.recipe.seed)
     first, *_, final = fold_parts(run.manifest)
     rng = np.random.default_rng(0)
     for part in (first, final):
         short = [rng.permutation(part.train)[:6 * size], rng.permutation(part.valid)[:4 * size]]
-        model, _ = fit_part(FoldPart(part.name, part.number, *short), clips, targets, moments,
-                            lambda: model_of(run.recipe, len(run.labels)), optimisation_of(run.recipe),
-                            run.recipe.seed, folder / f"{part.name}.state", [1e-3] if part is final else ())
+        model, _ = fit_part(FoldPart(part.name, part.number, *short), study, folder / f"{part.name}.state",
+                            [1e-3] if part is final else ())
     predict_logits(model, clips, torch.arange(min(len(clips), 256)), 64)
 
 

@@ -21,7 +21,7 @@ from nonspeech7k.models.kernels import kernels_status
 from nonspeech7k.native import processor_flags
 from nonspeech7k.pipeline import model_of, moments_of, optimisation_of, read_recipe_corpus
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for
-from nonspeech7k.training.crossval import fit_part, fold_parts, median_rates
+from nonspeech7k.training.crossval import Study, fit_part, fold_parts, median_rates
 from nonspeech7k.training.devices import environment, resident
 from nonspeech7k.training.fit import predict_logits
 
@@ -56,11 +56,11 @@ def study(files: list[Path], targets: list[int], manifest, classes: int, recipe:
     assert not bad, bad
     clips, histories, parts = resident(bank, torch.device("cpu")), {}, fold_parts(manifest)
     measured = moments_of(model_of(recipe, classes).front_end, clips)
+    shared = Study(clips=clips, targets=torch.tensor(targets), moments=measured, build=lambda: model_of(recipe, classes),
+                   settings=optimisation_of(recipe), seed=recipe.seed)
     for part in parts:
         rates = () if part.number else median_rates(list(histories.values()))
-        model, histories[part.name] = fit_part(
-            part, clips, torch.tensor(targets), measured, lambda: model_of(recipe, classes), optimisation_of(recipe),
-            recipe.seed, folder / f"{part.number}.state", rates)
+        model, histories[part.name] = fit_part(part, shared, folder / f"{part.number}.state", rates)
     test = torch.from_numpy(np.flatnonzero(manifest["fold"].to_numpy() == 0))
     predicted = predict_logits(model, clips, test, recipe.train.batch_size).argmax(1)
     return {"histories": histories, "test_accuracy": float((predicted == torch.tensor(targets)[test]).double().mean())}

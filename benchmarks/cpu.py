@@ -29,7 +29,7 @@ from nonspeech7k.files import read_json, write_json
 from nonspeech7k.inference.classifier import Classifier, describe, for_inference, load_classifier, save_classifier
 from nonspeech7k.recipe import Recipe, read_recipe
 from nonspeech7k.training.devices import resident
-from nonspeech7k.training.fit import fit
+from nonspeech7k.training.fit import Plan, fit
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def training(bench: Bench) -> list[Figure]:
     def library():
         model, state = model_of(recipe, classes), bench.folder / "training.state"
         standardise(model.front_end, measured)
-        fit(model, clips, torch.tensor(targets), everything, nothing, optimisation_of(recipe), 1, state, [1e-3])
+        fit(Plan(learner=model, clips=clips, targets=torch.tensor(targets), train=everything, valid=nothing,
+                 settings=optimisation_of(recipe), seed=1, state_path=state, learning_rates=[1e-3]))
         state.unlink()
 
     plain = partial(plain_loop.train_part, files, targets, measured.numpy(), everything.numpy(), nothing.numpy(), classes,
@@ -259,8 +260,8 @@ def linear(bench: Bench) -> list[Figure]:
         clips = resident(bench.bank(files[:count], recipe, "linear"), torch.device("cpu"))
         model, state = model_of(recipe, 7), bench.folder / "linear.state"
         standardise(model.front_end, moments_of(model.front_end, clips))
-        fit(model, clips, torch.arange(count) % 7, torch.arange(count), nothing, optimisation_of(recipe), 1, state,
-            [1e-3])
+        fit(Plan(learner=model, clips=clips, targets=torch.arange(count) % 7, train=torch.arange(count), valid=nothing,
+                 settings=optimisation_of(recipe), seed=1, state_path=state, learning_rates=[1e-3]))
         state.unlink()
 
     taken = alternate({str(size): (lambda size=size: go(size)) for size in sizes}, bench.runs)

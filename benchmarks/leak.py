@@ -25,9 +25,9 @@ from nonspeech7k.evaluation.metrics import macro_f1
 from nonspeech7k.files import write_json
 from nonspeech7k.pipeline import model_of, moments_of, read_recipe_corpus
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for
-from nonspeech7k.training.crossval import FoldPart, fit_part, fold_parts
+from nonspeech7k.training.crossval import FoldPart, Study, fit_part, fold_parts
 from nonspeech7k.training.devices import Resident, resident
-from nonspeech7k.training.fit import Model, Optimisation, predict_logits
+from nonspeech7k.training.fit import Learner, Optimisation, predict_logits
 
 FOLDS, RESAMPLES = 3, 2000
 KINDS = {"plain": "stratified", "grouped": "grouped"}
@@ -88,15 +88,15 @@ def synthetic(takes: int, seed: int) -> Sounds:
 
 # One cross-validation
 
-def train(sounds: Sounds, part: FoldPart, moments: torch.Tensor, seed: int) -> Model:
+def train(sounds: Sounds, part: FoldPart, moments: torch.Tensor, seed: int) -> Learner:
     "The network after the last epoch of one fold."
     rates = [2e-3 * 0.5 * (1 + np.cos(np.pi * epoch / sounds.epochs)) for epoch in range(sounds.epochs)]
     settings = Optimisation(epochs=sounds.epochs, batch_size=16)
     alone = FoldPart(part.name, part.number, part.train, np.array([], dtype=np.int64))
-    build = lambda: model_of(sounds.recipe, len(sounds.labels))
+    study = Study(clips=sounds.clips, targets=sounds.targets, moments=moments,
+                  build=lambda: model_of(sounds.recipe, len(sounds.labels)), settings=settings, seed=seed)
     with tempfile.TemporaryDirectory() as place:
-        model, _ = fit_part(alone, sounds.clips, sounds.targets, moments, build, settings, seed,
-                            Path(place) / "state", rates)
+        model, _ = fit_part(alone, study, Path(place) / "state", rates)
     return model
 
 

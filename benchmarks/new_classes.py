@@ -28,7 +28,7 @@ from nonspeech7k.inference.newclasses import WAYS, last_inputs, new_layer
 from nonspeech7k.models.kernels import accelerate
 from nonspeech7k.recipe import seed_for
 from nonspeech7k.training.devices import Resident, resident, seed_weights
-from nonspeech7k.training.fit import Model, Optimisation, fit
+from nonspeech7k.training.fit import Learner, Optimisation, Plan, fit
 
 SEED, EPOCHS, TOGETHER = 42, 25, 3
 EXAMPLES = (5, 10, 20)
@@ -78,14 +78,16 @@ def train(sounds: Sounds, labels: list[str], folder: Path) -> Classifier:
     with seed_weights(seed_for(SEED, "weights")):
         classifier = build_classifier(describe(labels, sounds.recipe.model_dump()))
     standardise(classifier.front_end, clip_moments(classifier.front_end, sounds.waveforms(rows)))
-    model = Model(classifier.front_end, accelerate(classifier.network), WaveformAugmentation(part.roll, part.gain),
-                  FeatureAugmentation(part.noise, part.frequency_mask, part.time_mask))
+    learner = Learner(classifier.front_end, accelerate(classifier.network), WaveformAugmentation(part.roll, part.gain),
+                      FeatureAugmentation(part.noise, part.frequency_mask, part.time_mask))
     targets = torch.zeros(len(sounds.clips), dtype=torch.long)
     targets[rows] = sounds.targets(rows, labels)
     rates = [2e-3 * 0.5 * (1 + math.cos(math.pi * epoch / EPOCHS)) for epoch in range(EPOCHS)]
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        best, _ = fit(model, sounds.clips, targets, torch.from_numpy(rows), torch.tensor([], dtype=torch.long),
-                      Optimisation(epochs=EPOCHS), seed_for(SEED, "fit") % 2**32, Path(place) / "state", rates)
+        best, _ = fit(Plan(
+            learner=learner, clips=sounds.clips, targets=targets, train=torch.from_numpy(rows),
+            valid=torch.tensor([], dtype=torch.long), settings=Optimisation(epochs=EPOCHS), seed=seed_for(SEED, "fit") % 2**32,
+            state_path=Path(place) / "state", learning_rates=rates))
     classifier.network.load_state_dict(best)
     return classifier.eval()
 

@@ -34,7 +34,7 @@ from nonspeech7k.evaluation.rejection import SCORES, familiarity, rejection_sett
 from nonspeech7k.files import write_json
 from nonspeech7k.pipeline import model_of, moments_of, optimisation_of, read_recipe_corpus
 from nonspeech7k.recipe import seed_for
-from nonspeech7k.training.crossval import final_plan, fit_part, fold_parts
+from nonspeech7k.training.crossval import Study, final_plan, fit_part, fold_parts
 from nonspeech7k.training.devices import Resident, resident
 from nonspeech7k.training.fit import predict_logits
 
@@ -80,9 +80,9 @@ def fits(recipe, sounds: Sounds, moments: torch.Tensor, known: list[str], folder
     settings, histories, validated = optimisation_of(recipe), {}, []
     for part in fold_parts(usable):
         plan, rates = (settings, []) if part.number else final_plan(settings, list(histories.values()))
-        model, histories[part.name] = fit_part(
-            part, sounds.clips, targets, moments, lambda: model_of(recipe, len(known), labels=known), plan, recipe.seed,
-            folder / f"{part.number}.state", rates)
+        study = Study(clips=sounds.clips, targets=targets, moments=moments,
+                      build=lambda: model_of(recipe, len(known), labels=known), settings=plan, seed=recipe.seed)
+        model, histories[part.name] = fit_part(part, study, folder / f"{part.number}.state", rates)
         if part.number:
             fold = np.full(len(part.valid), part.number)
             validated.append((part.valid, fold, logits_of(model, sounds, part.valid)))

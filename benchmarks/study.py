@@ -22,9 +22,9 @@ from benchmarks.common import NONSPEECH7K, RESULTS, ROOT, machine, model_of, mom
 from nonspeech7k.data.splits import assign_folds
 from nonspeech7k.files import write_json
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for
-from nonspeech7k.training.crossval import fit_part, fold_parts, median_rates
+from nonspeech7k.training.crossval import Study, fit_part, fold_parts, median_rates
 from nonspeech7k.training.devices import Resident, choose_device
-from nonspeech7k.training.fit import Model, predict_logits, trained_clips
+from nonspeech7k.training.fit import Learner, predict_logits, trained_clips
 
 CLIPS_A_RECORDING = 3.3
 
@@ -138,7 +138,7 @@ def run(recipe: Recipe, manifest: pd.DataFrame, clips: Resident, compiled: bool,
     "Moments, folds, final fit and the test split: seconds of each, clips trained and judged."
     device, labels = clips.device, list(NONSPEECH7K)
     targets = torch.tensor([labels.index(label) for label in manifest["label"]])
-    def build() -> Model:
+    def build() -> Learner:
         model = model_of(recipe, len(labels), device)
         if compiled: model.network.compile()
         return model
@@ -151,10 +151,10 @@ def run(recipe: Recipe, manifest: pd.DataFrame, clips: Resident, compiled: bool,
     since = perf_counter()
     moments = moments_of(model_of(recipe, len(labels), device).front_end, clips)
     since = lap("features' moments", since)
+    shared = Study(clips=clips, targets=targets, moments=moments, build=build, settings=optimisation_of(recipe), seed=recipe.seed)
     for part in fold_parts(manifest):
         rates = () if part.number else median_rates(list(histories.values()))
-        model, histories[part.name] = fit_part(part, clips, targets, moments, build, optimisation_of(recipe),
-                                               recipe.seed, folder / f"{part.number}.state", rates)
+        model, histories[part.name] = fit_part(part, shared, folder / f"{part.number}.state", rates)
         since = lap(part.name, since)
         trained += recipe.train.epochs * trained_clips(len(part.train), recipe.train.batch_size)
         judged += recipe.train.epochs * len(part.valid)

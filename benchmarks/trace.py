@@ -76,8 +76,9 @@ def epochs(bench: Bench) -> dict[str, Callable[[], object]]:
         model = model_of(recipe, classes)
         standardise(model.front_end, moments)
         with only_steps():
-            fit_module.fit(model, clips, torch.tensor(targets), everything, everything[:0], optimisation_of(recipe), 1,
-                           bench.folder / "none.state", [1e-3])
+            fit_module.fit(fit_module.Plan(
+                learner=model, clips=clips, targets=torch.tensor(targets), train=everything, valid=everything[:0],
+                settings=optimisation_of(recipe), seed=1, state_path=bench.folder / "none.state", learning_rates=[1e-3]))
 
     dataset = plain_loop.ClipDataset(files, targets, recipe, *plain_loop.mean_and_deviation(moments.numpy()),
                                      plain_loop.Augmentation(recipe))

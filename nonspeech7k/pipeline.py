@@ -62,12 +62,12 @@ from .models.registry import build_network, count_parameters
 from .native import available
 from .progress import progress
 from .recipe import Recipe, RejectPart, differences, read_recipe, recipe_yaml, seed_for
-from .training.crossval import FoldPart, final_plan, fit_part, fold_parts
+from .training.crossval import FoldPart, Study, final_plan, fit_part, fold_parts
 from nonspeech7k.training.devices import (
     Ranks, Resident, choose_device, environment, finish_step, joined, launched_first, precision, ranks, resident,
     seeded_generator,
 )
-from .training.fit import Model, Optimisation, trained_clips
+from .training.fit import Learner, Optimisation, trained_clips
 
 # %% ../nbs/7_runs/10_pipeline.ipynb #342de7ff
 STAGES = ("1_eda", "2_features", "3_training", "4_evaluation")
@@ -495,8 +495,9 @@ def _fit(
             log(run, f"{part.name}: " + ", ".join(values))
             lap()
         build = partial(model_of, run.recipe, len(run.labels), run.device, run.labels)
-        model, history = fit_part(part, clips, targets, moments, build, settings,
-                                  run.recipe.seed, state, rates, on_epoch, _teacher(run, part))
+        study = Study(clips=clips, targets=targets, moments=moments, build=build, settings=settings,
+                      seed=run.recipe.seed, labels_per_clip=run.labels_per_clip)
+        model, history = fit_part(part, study, state, rates, on_epoch, _teacher(run, part))
     if ranks().first: save_classifier(_classifier(run, part, model), model_file(run, part))
     return history
 
@@ -506,7 +507,7 @@ def model_of(
     classes:int,
     device:torch.device|str="cpu",
     labels:list[str]=(), # the classes' names, where augmentation has policies for them
-) -> Model:
+) -> Learner:
     "A fresh model of a recipe, on the own kernels where they can be used."
     device = torch.device(device)
     front_end = front_end_of(recipe, device)
@@ -515,7 +516,7 @@ def model_of(
     dtype = precision(recipe.train.precision, device, network if ranks().count == 1 else None)
     if dtype == torch.float32 and device.type == "cpu" and ranks().count == 1: accelerate(network)
     changes = (step.to(device) for step in augmentations(recipe, labels))
-    return Model(front_end, network, *changes, dtype, recipe.augment.mixup, recipe.augment.cutmix)
+    return Learner(front_end, network, *changes, dtype, recipe.augment.mixup, recipe.augment.cutmix)
 
 def _say_how(run:Run):
     "Enter what computes the training, and why, in environment.json and the log."
@@ -530,9 +531,9 @@ def _say_how(run:Run):
 def optimisation_of(recipe:Recipe) -> Optimisation:
     "How a recipe trains."
     part = recipe.train
-    given = part.model_dump(exclude={"precision", "class_weights", "distil"})
+    given = part.model_dump(exclude={"precision", "distil"})
     soft = part.distil and part.distil.model_dump(exclude={"teacher"})
-    return Optimisation(**given, balanced=part.class_weights == "balanced", distil=soft)
+    return Optimisation(**given, distil=soft)
 
 def _settings(recipe:Recipe, part:FoldPart, histories:dict) -> tuple[Optimisation, list[float]]:
     "How a part is trained; the final fit takes its learning rates, and after early stopping its length, from the folds."
@@ -561,7 +562,7 @@ def _refuse_unlike(teacher:Run, run:Run):
             raise UserError(f"train.distil.teacher: {teacher.folder} has other {what} than this run; "
                             f"train it with the same corpus, clip, splits and seed")
 
-def _classifier(run:Run, part:FoldPart, model:Model) -> Classifier:
+def _classifier(run:Run, part:FoldPart, model:Learner) -> Classifier:
     "A trained model as a classifier that says where it comes from."
     versions = read_json(run.folder/"environment.json")["packages"]
     trained_on = {"fit": part.name, "clips": len(part.train), "synthetic": run.audit["synthetic"]}

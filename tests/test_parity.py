@@ -16,7 +16,7 @@ from nonspeech7k.features.augment import Draws
 from nonspeech7k.features.spectrograms import standardise
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for
 from nonspeech7k.training.devices import Resident, resident
-from nonspeech7k.training.fit import batches, fit
+from nonspeech7k.training.fit import Plan, batches, fit
 
 CLASSES, SEED = 3, 5
 STILL = ["augment.roll=0", "augment.gain=[1, 1]", "augment.noise=0", "augment.frequency_mask=0", "augment.time_mask=0",
@@ -65,8 +65,9 @@ def trained(sounds: Sounds, recipe: Recipe, folder: Path) -> tuple[dict, list[di
     weights = {name: value.clone() for name, value in model.network.state_dict().items()}
     moments = moments_of(model.front_end, sounds.clips)
     standardise(model.front_end, moments[sounds.train])
-    _, history = fit(model, sounds.clips, torch.tensor(sounds.targets), torch.from_numpy(sounds.train),
-                     torch.from_numpy(sounds.valid), optimisation_of(recipe), SEED, folder / "fit.state")
+    _, history = fit(Plan(learner=model, clips=sounds.clips, targets=torch.tensor(sounds.targets),
+                          train=torch.from_numpy(sounds.train), valid=torch.from_numpy(sounds.valid),
+                          settings=optimisation_of(recipe), seed=SEED, state_path=folder / "fit.state"))
     return weights, history, moments
 
 

@@ -11,7 +11,7 @@ import tiny
 import torch
 import torch_xla.debug.metrics as metrics
 from nonspeech7k.training.devices import choose_device
-from nonspeech7k.training.fit import Model, predict_logits
+from nonspeech7k.training.fit import predict_logits
 
 
 def compilations() -> int:

@@ -9,7 +9,7 @@ from nonspeech7k.features.augment import FeatureAugmentation, WaveformAugmentati
 from nonspeech7k.features.spectrograms import LogMel, clip_moments, standardise
 from nonspeech7k.models.residual import ResidualNetwork
 from nonspeech7k.training.devices import Resident, choose_device, seed_weights
-from nonspeech7k.training.fit import Model, Optimisation, fit
+from nonspeech7k.training.fit import Learner, Optimisation, Plan, fit
 
 RATE = 4000  # Hz
 CLIPS, TRAIN, BATCH = 44, 32, 8  # 4 training batches; 12 clips to validate: one batch and a half
@@ -26,11 +26,11 @@ def clips(device: torch.device) -> tuple[Resident, torch.Tensor]:
     return Resident(samples.to(device), scales.to(device), torch.arange(CLIPS).to(device)), targets
 
 
-def model(device: torch.device, bank: Resident, seed: int = 1) -> Model:
+def model(device: torch.device, bank: Resident, seed: int = 1) -> Learner:
     with seed_weights(seed):
-        made = Model(LogMel(RATE, n_fft=256, hop_length=128, n_mels=16).to(device),
-                     ResidualNetwork(4, channels=(4, 8, 8, 8), hidden=16).to(device),
-                     WaveformAugmentation(), FeatureAugmentation(noise=0.001, frequency_mask=3, time_mask=4))
+        made = Learner(LogMel(RATE, n_fft=256, hop_length=128, n_mels=16).to(device),
+                       ResidualNetwork(4, channels=(4, 8, 8, 8), hidden=16).to(device),
+                       WaveformAugmentation(), FeatureAugmentation(noise=0.001, frequency_mask=3, time_mask=4))
     standardise(made.front_end, clip_moments(made.front_end, bank.waveforms(torch.arange(TRAIN))))
     return made
 
@@ -44,8 +44,8 @@ def train(device: torch.device, state: Path, seed: int = 1, on_epoch=lambda reco
     def told(record):
         on_epoch(record)
         if record["epoch"] == kill_after: raise KeyboardInterrupt
-    best, history = fit(made, bank, targets, torch.arange(TRAIN), torch.arange(TRAIN, CLIPS), settings, seed, state, rates,
-                        on_epoch=told)
+    best, history = fit(Plan(learner=made, clips=bank, targets=targets, train=torch.arange(TRAIN), valid=torch.arange(TRAIN, CLIPS),
+                             settings=settings, seed=seed, state_path=state, learning_rates=rates, on_epoch=told))
     return made, best, history
 
 

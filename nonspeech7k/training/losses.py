@@ -36,21 +36,21 @@ def one_hot(
     if targets.dim() == 1: return (targets[:, None] == torch.arange(classes, device=targets.device)).float()
     return targets.float()
 
-# %% ../../nbs/4_training/10_losses.ipynb #ff3606bf
+# %% ../../nbs/4_training/10_losses.ipynb #232dae94
 def cross_entropy(
     logits:torch.Tensor, # (rows, classes)
     targets:torch.Tensor, # (rows,) class numbers, or (rows, classes), each row summing to 1
-    weights:torch.Tensor|None=None, # (classes,)
+    class_weights:torch.Tensor|None=None, # (classes,)
     smoothing:float=0.0, # share of each target that is spread over all classes, 0 to below 1
 ) -> torch.Tensor: # scalar
     "The sum over rows of the weighted cross-entropy of softmax."
-    return functional.cross_entropy(logits, targets, weight=weights, reduction="sum", label_smoothing=smoothing)
+    return functional.cross_entropy(logits, targets, weight=class_weights, reduction="sum", label_smoothing=smoothing)
 
-# %% ../../nbs/4_training/10_losses.ipynb #abda2d03
+# %% ../../nbs/4_training/10_losses.ipynb #1990c69b
 def focal(
     logits:torch.Tensor, # (rows, classes)
     targets:torch.Tensor, # (rows,) class numbers, or (rows, classes) from 0 to 1
-    weights:torch.Tensor|None=None, # (classes,)
+    class_weights:torch.Tensor|None=None, # (classes,)
     gamma:float=2.0, # γ, at least 0
 ) -> torch.Tensor: # scalar
     "The sum over rows of the focal loss, mean over the classes; raises ValueError for a negative γ."
@@ -58,20 +58,20 @@ def focal(
     targets = one_hot(targets, logits.shape[1])
     yes, no = functional.softplus(-logits), functional.softplus(logits) # -log p and -log(1 - p)
     if gamma: yes, no = yes * torch.sigmoid(-logits)**gamma, no * torch.sigmoid(logits)**gamma
-    if weights is not None: yes = yes * weights
+    if class_weights is not None: yes = yes * class_weights
     return (targets * yes + (1 - targets) * no).mean(1).sum()
 
-# %% ../../nbs/4_training/10_losses.ipynb #ffa9ce29
+# %% ../../nbs/4_training/10_losses.ipynb #637ea177
 def binary(
     logits:torch.Tensor, # (rows, classes)
     targets:torch.Tensor, # (rows,) class numbers, or (rows, classes) from 0 to 1
-    weights:torch.Tensor|None=None, # (classes,)
+    class_weights:torch.Tensor|None=None, # (classes,)
     smoothing:float=0.0, # share of each target that is spread over all classes, 0 to below 1
 ) -> torch.Tensor: # scalar
     "The sum over rows of the binary cross-entropy, mean over the classes."
     targets = one_hot(targets, logits.shape[1])
     if smoothing: targets = (1 - smoothing) * targets + smoothing * targets.mean(1, keepdim=True)
-    return focal(logits, targets, weights, gamma=0)
+    return focal(logits, targets, class_weights, gamma=0)
 
 # %% ../../nbs/4_training/10_losses.ipynb #7cf0132c
 def strong_labels(
@@ -82,7 +82,7 @@ def strong_labels(
     segments = logits.shape[2]
     return logits.transpose(1, 2).flatten(0, 1), *(rows.repeat_interleave(segments, dim=0) for rows in targets)
 
-# %% ../../nbs/4_training/10_losses.ipynb #1d3f6a30
+# %% ../../nbs/4_training/10_losses.ipynb #d455d861
 KINDS = {"cross_entropy": cross_entropy, "binary": binary, "focal": focal}
 LEVELS = ("clip", "segments")
 
@@ -91,13 +91,13 @@ class Loss:
     "A loss with its settings."
     kind:str
     level:str = "clip" # or 'segments': every segment carries its clip's targets
-    weights:torch.Tensor|None = None # (classes,), on the device
+    class_weights:torch.Tensor|None = None # (classes,), on the device
     settings:dict = field(default_factory=dict) # of the function: smoothing, gamma
 
     def total(self, targets:torch.Tensor) -> torch.Tensor|int: # of a whole batch, unmixed
         "What a batch's summed loss is divided by, per segment."
-        if self.weights is None or self.kind != "cross_entropy": return len(targets)
-        return self.weights[targets].sum() if targets.dim() == 1 else (targets @ self.weights).sum()
+        if self.class_weights is None or self.kind != "cross_entropy": return len(targets)
+        return self.class_weights[targets].sum() if targets.dim() == 1 else (targets @ self.class_weights).sum()
 
     def __call__(self,
         logits:torch.Tensor, # (rows, classes), or (rows, classes, segments)
@@ -107,19 +107,19 @@ class Loss:
         "The mean loss of a batch, or these rows' share of it."
         if total is None: total = self.total(targets)
         if logits.dim() == 3: total, (logits, targets) = total * logits.shape[2], strong_labels(logits, targets)
-        return KINDS[self.kind](logits, targets, self.weights, **self.settings) / total
+        return KINDS[self.kind](logits, targets, self.class_weights, **self.settings) / total
 
-# %% ../../nbs/4_training/10_losses.ipynb #42e66714
+# %% ../../nbs/4_training/10_losses.ipynb #9d46fa7e
 def build_loss(
     kind:str="cross_entropy", # or 'binary', 'focal'
     level:str="clip", # or 'segments'
-    weights:torch.Tensor|None=None, # (classes,)
+    class_weights:torch.Tensor|None=None, # (classes,)
     **settings, # smoothing of cross-entropy and binary; gamma of focal
 ) -> Loss:
     "A loss by its name; raises ValueError for an unknown kind or level."
     if kind not in KINDS: raise ValueError(f"loss: {kind!r} is not known; allowed: {', '.join(KINDS)}")
     if level not in LEVELS: raise ValueError(f"level: {level!r} is not known; allowed: {', '.join(LEVELS)}")
-    return Loss(kind, level, weights, settings)
+    return Loss(kind, level, class_weights, settings)
 
 # %% ../../nbs/4_training/10_losses.ipynb #bf9bcec5
 def softened(
