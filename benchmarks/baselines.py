@@ -17,7 +17,12 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, ROOT, machine, real_recordings, seconds, seconds_of_steps
-from nonspeech7k import pipeline
+from nonspeech7k.runs.building import learner_of, optimisation_of
+from nonspeech7k.runs.corpus import explore
+from nonspeech7k.runs.features import measure
+from nonspeech7k.runs.fits import fit_fold
+from nonspeech7k.runs.fitted import model_file
+from nonspeech7k.runs.folder import enter_run
 from nonspeech7k.files import read_json, write_json
 from nonspeech7k.inference.classifier import Classifier, describe, for_inference
 from nonspeech7k.models.kernels import kernels_status
@@ -64,12 +69,12 @@ def folder_of(corpus: str, network: str, runs: Path) -> Path:
 
 def train(corpus: str, network: str, runs: Path, changes: list[str] = ()) -> dict:
     "Train all folds, or go on with them; the scores of each fold's best epoch."
-    run = pipeline.enter_run(recipe_of(corpus, network, changes), folder_of(corpus, network, runs))
-    pipeline.explore(run)
-    pipeline.measure(run)
+    run = enter_run(recipe_of(corpus, network, changes), folder_of(corpus, network, runs))
+    explore(run)
+    measure(run)
     parts = [part for part in fold_parts(run.manifest) if part.number]
-    for part in parts: pipeline.fit_fold(run, part.number)
-    histories = [read_json(pipeline.model_file(run, part).with_suffix(".json"))["history"] for part in parts]
+    for part in parts: fit_fold(run, part.number)
+    histories = [read_json(model_file(run, part).with_suffix(".json"))["history"] for part in parts]
     best = [max(record["valid_macro_f1"] for record in history) for history in histories]
     manifest = run.manifest
     return {"macro_f1": {"mean": mean(best), "std": stdev(best), "folds": best}, "epochs": run.recipe.train.epochs,
@@ -80,7 +85,7 @@ def train(corpus: str, network: str, runs: Path, changes: list[str] = ()) -> dic
 def sizes(corpus: str, network: str, classes: int) -> dict:
     "Parameters, and multiply-adds of one clip."
     recipe = recipe_of(corpus, network)
-    model = pipeline.model_of(recipe, classes)
+    model = learner_of(recipe, classes)
     return {"parameters": count_parameters(model.network),
             "multiply_adds": multiply_adds(model.network, model.front_end.shape(recipe.clip.samples))}
 
@@ -90,10 +95,10 @@ def speeds(corpus: str, network: str, classes: int, folder: Path, batches: int =
     recipe = recipe_of(corpus, network, ["train.epochs=1", "train.schedule={kind: plateau}"])
     size = recipe.train.batch_size
     sounds = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (size, recipe.clip.samples)).astype(np.float32))
-    model = pipeline.model_of(recipe, classes)
+    model = learner_of(recipe, classes)
     how = {"precision": str(model.dtype).removeprefix("torch."),
            "computed_by": kernels_status(model.network, sounds.device, model.dtype)}
-    targets, settings = torch.arange(size) % classes, pipeline.optimisation_of(recipe)
+    targets, settings = torch.arange(size) % classes, optimisation_of(recipe)
     every, none = torch.arange(size).repeat(batches), torch.empty(0, dtype=torch.int64)
     training = []
     for repeat in range(repeats + 1):  # the first warms up

@@ -9,14 +9,17 @@ def memory(folder: Path, changes: list[str]):
     import numpy as np
     import torch
 
-    from nonspeech7k.pipeline import explore, measure, model_of, open_clips, open_run, optimisation_of, targets_of
+    from nonspeech7k.runs.building import learner_of, optimisation_of
+    from nonspeech7k.runs.corpus import explore
+    from nonspeech7k.runs.features import measure, open_clips, targets_of
+    from nonspeech7k.runs.folder import open_run
     from nonspeech7k.training.crossval import FoldPart, Study, fit_part, fold_parts
     from nonspeech7k.training.fit import predict_logits
     run = open_run("nonspeech7k", folder, [*changes, "train.epochs=1"])
     explore(run)
     moments = torch.from_numpy(measure(run)[["mean", "square"]].to_numpy(copy=True))
     clips, size = open_clips(run), run.recipe.train.batch_size
-    study = Study(clips=clips, targets=targets_of(run), moments=moments, build=lambda: model_of(run.recipe, len(run.labels)),
+    study = Study(clips=clips, targets=targets_of(run), moments=moments, build=lambda: learner_of(run.recipe, len(run.labels)),
                   settings=optimisation_of(run.recipe), seed=run.recipe.seed)
     first, *_, final = fold_parts(run.manifest)
     rng = np.random.default_rng(0)
@@ -35,7 +38,10 @@ def first_step(folder: Path, changes: list[str]):
     "Two runs up to the first step of their first fit. Prints when the first got there, and the seconds of the second."
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-    from nonspeech7k.pipeline import explore, measure, open_run, train
+    from nonspeech7k.runs.corpus import explore
+    from nonspeech7k.runs.features import measure
+    from nonspeech7k.runs.fits import train
+    from nonspeech7k.runs.folder import open_run
     def stop(*_): raise Reached
     register_optimizer_step_pre_hook(stop)
     for name in ("first", "second"):

@@ -19,7 +19,9 @@ from nonspeech7k.data.corpora import paths
 from nonspeech7k.data.splits import assign_folds, split_test
 from nonspeech7k.models.kernels import kernels_status
 from nonspeech7k.native import processor_flags
-from nonspeech7k.pipeline import model_of, moments_of, optimisation_of, read_recipe_corpus
+from nonspeech7k.runs.building import learner_of, optimisation_of
+from nonspeech7k.runs.corpus import read_recipe_corpus
+from nonspeech7k.runs.features import moments_of
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for
 from nonspeech7k.training.crossval import Study, fit_part, fold_parts, median_rates
 from nonspeech7k.training.devices import environment, resident
@@ -55,8 +57,8 @@ def study(files: list[Path], targets: list[int], manifest, classes: int, recipe:
     bank, bad = open_bank(files, recipe.clip.rate, recipe.clip.seconds, folder / "banks")
     assert not bad, bad
     clips, histories, parts = resident(bank, torch.device("cpu")), {}, fold_parts(manifest)
-    measured = moments_of(model_of(recipe, classes).front_end, clips)
-    shared = Study(clips=clips, targets=torch.tensor(targets), moments=measured, build=lambda: model_of(recipe, classes),
+    measured = moments_of(learner_of(recipe, classes).front_end, clips)
+    shared = Study(clips=clips, targets=torch.tensor(targets), moments=measured, build=lambda: learner_of(recipe, classes),
                    settings=optimisation_of(recipe), seed=recipe.seed)
     for part in parts:
         rates = () if part.number else median_rates(list(histories.values()))

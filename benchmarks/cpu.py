@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import plain_loop
 from benchmarks.common import (
-    RESULTS, ROOT, TINY, Figure, alternate, deeply_recipe, machine, model_of, moments_of, optimisation_of, seconds,
+    RESULTS, ROOT, TINY, Figure, alternate, deeply_recipe, machine, learner_of, moments_of, optimisation_of, seconds,
     seconds_of_steps, split_corpus, study, write_noise,
 )
 from benchmarks.table import table
@@ -71,10 +71,10 @@ def training(bench: Bench) -> list[Figure]:
     recipe, (files, targets) = bench.recipe("train.epochs=1"), bench.demo
     clips, classes = resident(bench.bank(files, recipe, "training"), torch.device("cpu")), max(targets) + 1
     everything, nothing = torch.arange(len(files)), torch.tensor([], dtype=torch.long)
-    measured = moments_of(model_of(recipe, classes).front_end, clips)
+    measured = moments_of(learner_of(recipe, classes).front_end, clips)
 
     def library():
-        model, state = model_of(recipe, classes), bench.folder / "training.state"
+        model, state = learner_of(recipe, classes), bench.folder / "training.state"
         standardise(model.front_end, measured)
         fit(Plan(learner=model, clips=clips, targets=torch.tensor(targets), train=everything, valid=nothing,
                  settings=optimisation_of(recipe), seed=1, state_path=state, learning_rates=[1e-3]))
@@ -141,7 +141,7 @@ def noise(recipe: Recipe, batch: int) -> torch.Tensor:
 def front_end(bench: Bench) -> list[Figure]:
     "A batch of waveforms to features; and the same batch through nothing but the FFT and the matrix product."
     recipe, batch = bench.recipe(), 64
-    module, waveforms = model_of(recipe, 7).front_end, noise(bench.recipe(), batch)
+    module, waveforms = learner_of(recipe, 7).front_end, noise(bench.recipe(), batch)
     part, window = recipe.front_end, torch.hann_window(recipe.front_end.n_fft)
     padded = torch.nn.functional.pad(waveforms, (part.n_fft // 2, part.n_fft // 2), mode="reflect")
     frames = (padded.unfold(1, part.n_fft, part.hop_length) * window).contiguous()
@@ -160,7 +160,7 @@ def front_end(bench: Bench) -> list[Figure]:
 
 def fresh_classifier(recipe: Recipe, path: Path) -> Path:
     "The file of an untrained classifier of seven classes."
-    model = model_of(recipe, 7)
+    model = learner_of(recipe, 7)
     standardise(model.front_end, torch.tensor([[-18.62, 18.62**2 + 18.81**2]]))
     whole = Classifier(model.front_end, model.network, describe(list("abcdefg"), recipe.model_dump()))
     return save_classifier(whole, path)
@@ -258,7 +258,7 @@ def linear(bench: Bench) -> list[Figure]:
     def go(count: int):
         shutil.rmtree(folder, ignore_errors=True)
         clips = resident(bench.bank(files[:count], recipe, "linear"), torch.device("cpu"))
-        model, state = model_of(recipe, 7), bench.folder / "linear.state"
+        model, state = learner_of(recipe, 7), bench.folder / "linear.state"
         standardise(model.front_end, moments_of(model.front_end, clips))
         fit(Plan(learner=model, clips=clips, targets=torch.arange(count) % 7, train=torch.arange(count), valid=nothing,
                  settings=optimisation_of(recipe), seed=1, state_path=state, learning_rates=[1e-3]))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from benchmarks.baselines import RECIPE
 from benchmarks.common import RESULTS, machine, real_recordings
-from nonspeech7k import pipeline
+from nonspeech7k.runs.folder import enter_run
+from nonspeech7k.runs.stages import complete
 from nonspeech7k.evaluation.comparison import compare_runs, spread_over_seeds
 from nonspeech7k.files import write_json
 from nonspeech7k.recipe import read_recipe
@@ -22,7 +23,7 @@ STUDENT = ["network.channels=[8, 16, 32, 32]", "network.hidden=32", "network.dro
 def judged(folder: Path, changes: list[str]) -> dict:
     "The metrics of one run, trained and judged in this process; goes on where it was stopped."
     recipe = read_recipe(RECIPE, [f"corpus.root={real_recordings('deeply')}", *changes])
-    return pipeline.complete(pipeline.enter_run(recipe, folder))
+    return complete(enter_run(recipe, folder))
 
 
 def one_seed(seed: int, epochs: int, runs: Path) -> dict:

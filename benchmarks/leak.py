@@ -23,7 +23,9 @@ from nonspeech7k.data.splits import assign_folds, hold_out
 from nonspeech7k.data.synthesis import LABELS, draw_speaker, synthesise
 from nonspeech7k.evaluation.metrics import macro_f1
 from nonspeech7k.files import write_json
-from nonspeech7k.pipeline import model_of, moments_of, read_recipe_corpus
+from nonspeech7k.runs.building import learner_of
+from nonspeech7k.runs.corpus import read_recipe_corpus
+from nonspeech7k.runs.features import moments_of
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for
 from nonspeech7k.training.crossval import FoldPart, Study, fit_part, fold_parts
 from nonspeech7k.training.devices import Resident, resident
@@ -94,7 +96,7 @@ def train(sounds: Sounds, part: FoldPart, moments: torch.Tensor, seed: int) -> L
     settings = Optimisation(epochs=sounds.epochs, batch_size=16)
     alone = FoldPart(part.name, part.number, part.train, np.array([], dtype=np.int64))
     study = Study(clips=sounds.clips, targets=sounds.targets, moments=moments,
-                  build=lambda: model_of(sounds.recipe, len(sounds.labels)), settings=settings, seed=seed)
+                  build=lambda: learner_of(sounds.recipe, len(sounds.labels)), settings=settings, seed=seed)
     with tempfile.TemporaryDirectory() as place:
         model, _ = fit_part(alone, study, Path(place) / "state", rates)
     return model
@@ -125,7 +127,7 @@ def scores(sounds: Sounds, found: dict) -> dict[str, float]:
 
 def both(sounds: Sounds, seed: int) -> tuple[dict, pd.DataFrame]:
     "The scores of both kinds of folds, and for each clip that was validated whether each kind had it right."
-    moments = moments_of(model_of(sounds.recipe, len(sounds.labels)).front_end, sounds.clips)
+    moments = moments_of(learner_of(sounds.recipe, len(sounds.labels)).front_end, sounds.clips)
     found = {kind: cross_validate(sounds, kind, moments, seed) for kind in KINDS}
     right = pd.DataFrame({kind: found[kind]["answers"] == sounds.targets.numpy() for kind in KINDS})
     right = right.assign(clip=range(len(right)), partner=partners(sounds.manifest),

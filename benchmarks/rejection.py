@@ -32,7 +32,9 @@ from nonspeech7k.evaluation.errors import effective_size, wilson_bounds
 from nonspeech7k.evaluation.metrics import judge
 from nonspeech7k.evaluation.rejection import SCORES, familiarity, rejection_setting, weighted_fpr
 from nonspeech7k.files import write_json
-from nonspeech7k.pipeline import model_of, moments_of, optimisation_of, read_recipe_corpus
+from nonspeech7k.runs.building import learner_of, optimisation_of
+from nonspeech7k.runs.corpus import read_recipe_corpus
+from nonspeech7k.runs.features import moments_of
 from nonspeech7k.recipe import seed_for
 from nonspeech7k.training.crossval import Study, final_plan, fit_part, fold_parts
 from nonspeech7k.training.devices import Resident, resident
@@ -81,7 +83,7 @@ def fits(recipe, sounds: Sounds, moments: torch.Tensor, known: list[str], folder
     for part in fold_parts(usable):
         plan, rates = (settings, []) if part.number else final_plan(settings, list(histories.values()))
         study = Study(clips=sounds.clips, targets=targets, moments=moments,
-                      build=lambda: model_of(recipe, len(known), labels=known), settings=plan, seed=recipe.seed)
+                      build=lambda: learner_of(recipe, len(known), labels=known), settings=plan, seed=recipe.seed)
         model, histories[part.name] = fit_part(part, study, folder / f"{part.number}.state", rates)
         if part.number:
             fold = np.full(len(part.valid), part.number)
@@ -196,7 +198,7 @@ def numbered_round(number: int, folder: Path, epochs: int | None) -> dict:
     "A round in a process of its own, on one thread."
     torch.set_num_threads(1)
     recipe, deeply, esc10 = read(folder, epochs)
-    moments, labels = moments_of(model_of(recipe, 2).front_end, deeply.clips), sorted(set(deeply.manifest["label"]))
+    moments, labels = moments_of(learner_of(recipe, 2).front_end, deeply.clips), sorted(set(deeply.manifest["label"]))
     return one_round(recipe, deeply, esc10, moments, labels[number::ROUNDS], folder)
 
 

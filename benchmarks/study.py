@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from benchmarks import plain_loop
-from benchmarks.common import NONSPEECH7K, RESULTS, ROOT, machine, model_of, moments_of, optimisation_of
+from benchmarks.common import NONSPEECH7K, RESULTS, ROOT, machine, learner_of, moments_of, optimisation_of
 from nonspeech7k.data.splits import assign_folds
 from nonspeech7k.files import write_json
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for
@@ -139,7 +139,7 @@ def run(recipe: Recipe, manifest: pd.DataFrame, clips: Resident, compiled: bool,
     device, labels = clips.device, list(NONSPEECH7K)
     targets = torch.tensor([labels.index(label) for label in manifest["label"]])
     def build() -> Learner:
-        model = model_of(recipe, len(labels), device)
+        model = learner_of(recipe, len(labels), device)
         if compiled: model.network.compile()
         return model
     taken, histories, trained, judged = {}, {}, 0, 0
@@ -149,7 +149,7 @@ def run(recipe: Recipe, manifest: pd.DataFrame, clips: Resident, compiled: bool,
         print(f"{name}: {taken[name]:.1f} s", file=sys.stderr, flush=True)
         return perf_counter()
     since = perf_counter()
-    moments = moments_of(model_of(recipe, len(labels), device).front_end, clips)
+    moments = moments_of(learner_of(recipe, len(labels), device).front_end, clips)
     since = lap("features' moments", since)
     shared = Study(clips=clips, targets=targets, moments=moments, build=build, settings=optimisation_of(recipe), seed=recipe.seed)
     for part in fold_parts(manifest):
@@ -174,7 +174,7 @@ def peak_memory(device: torch.device) -> dict:  # GB
 
 def measured(recipe: Recipe, manifest: pd.DataFrame, clips: Resident, compiled: bool, top: dict) -> dict:
     "One study, with its floor computed before it and its shares of the ceilings after."
-    device, model = clips.device, model_of(recipe, len(NONSPEECH7K), clips.device)
+    device, model = clips.device, learner_of(recipe, len(NONSPEECH7K), clips.device)
     dtype, front_end = model.dtype, model.front_end
     clip = work(recipe, front_end(clips.waveforms(torch.arange(1, device=device))).cpu())
     parts, part = fold_parts(manifest), recipe.train
@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
     about = machine(device)
     name = about["device_name"]
     print(f"on {name}, {len(manifest):,} synthetic clips", file=sys.stderr, flush=True)
-    clips, top = synthetic_clips(manifest, recipe, device), ceilings(device, model_of(recipe, len(NONSPEECH7K), device).dtype)
+    clips, top = synthetic_clips(manifest, recipe, device), ceilings(device, learner_of(recipe, len(NONSPEECH7K), device).dtype)
     print("ceilings: " + ", ".join(f"{rate / 1e12:.3g} TFLOP/s {kind}" for kind, rate in top["flops"].items())
           + f", copies {top['bytes'] / 1e9:.4g} GB/s", file=sys.stderr, flush=True)
     studies = []

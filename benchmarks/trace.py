@@ -15,7 +15,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import plain_loop
-from benchmarks.common import RESULTS, machine, model_of, moments_of, optimisation_of
+from benchmarks.common import RESULTS, machine, learner_of, moments_of, optimisation_of
 from benchmarks.cpu import Bench
 from benchmarks.table import machine_line
 from nonspeech7k import native
@@ -23,7 +23,7 @@ from nonspeech7k.features import spectrograms
 from nonspeech7k.features.spectrograms import standardise
 from nonspeech7k.files import write_bytes
 from nonspeech7k.models import kernels
-from nonspeech7k.training import fit as fit_module
+from nonspeech7k.training.fit import fit as fit_module
 from nonspeech7k.training.devices import resident
 
 # Parts of a step, and what operators that belong to them have in their names; the first that fits counts. "own " stands
@@ -70,10 +70,10 @@ def epochs(bench: Bench) -> dict[str, Callable[[], object]]:
     recipe, (files, targets) = bench.recipe("train.epochs=1"), bench.demo
     size, classes = recipe.train.batch_size, max(targets) + 1
     clips, everything = resident(bench.bank(files, recipe, "trace"), torch.device("cpu")), torch.arange(len(files))
-    moments = moments_of(model_of(recipe, classes).front_end, clips)
+    moments = moments_of(learner_of(recipe, classes).front_end, clips)
 
     def library():
-        model = model_of(recipe, classes)
+        model = learner_of(recipe, classes)
         standardise(model.front_end, moments)
         with only_steps():
             fit_module.fit(fit_module.Plan(

@@ -54,7 +54,7 @@ def run(
     judge_root:Annotated[Optional[str], typer.Option(help="For --judge-on: where its recordings are, if elsewhere.")]=None,
 ):
     "Audit, train and judge, as a recipe says; goes on where an earlier run in the same folder was stopped."
-    from nonspeech7k.pipeline import open_run
+    from nonspeech7k.runs.folder import open_run
     if (judge_on is None) != (label_map is None): raise UserError("--judge-on and --map belong together; give both")
     opened = open_run(recipe, out, changes or [])
     _run(opened)
@@ -62,7 +62,7 @@ def run(
 
 def _judge_on(run, recipe:str, label_map:Path, root:Optional[str]):
     "Judge a finished run on another recipe's corpus."
-    from nonspeech7k.elsewhere import elsewhere_text, judge_elsewhere, read_map
+    from nonspeech7k.runs.elsewhere import elsewhere_text, judge_elsewhere, read_map
     from nonspeech7k.recipe import read_recipe
     found = judge_elsewhere(run, read_recipe(recipe, [f"corpus.root={root}"] if root else []), read_map(label_map))
     typer.echo(elsewhere_text(found))
@@ -70,7 +70,7 @@ def _judge_on(run, recipe:str, label_map:Path, root:Optional[str]):
 def _run(run):
     "Execute a run and print its results."
     from nonspeech7k.evaluation.report import results_table
-    from nonspeech7k.pipeline import run_all
+    from nonspeech7k.runs.execution import run_all
     from nonspeech7k.training.devices import launched_first
     if launched_first(): typer.echo(f"{run.recipe.name}: {run.folder} on {run.device}", err=True)
     metrics = run_all(run)
@@ -146,7 +146,8 @@ def train(
     output_dir:Annotated[Path, typer.Option("--output_dir", help="The run's folder.")]=Path("./outputs"),
 ):
     "Train and judge the residual network on Nonspeech7k, with the reference system's flags."
-    from nonspeech7k.pipeline import enter_run, read_recipe_corpus
+    from nonspeech7k.runs.corpus import read_recipe_corpus
+    from nonspeech7k.runs.folder import enter_run
     tables = {"train_table": train_annotations, "test_table": test_annotations,
               "train_audio": train_audio_dir, "test_audio": test_audio_dir}
     root = os.path.commonpath([path.resolve() for path in tables.values()])
@@ -301,7 +302,8 @@ def explain(
 ):
     "Draw what in a sound spoke for a label."
     from nonspeech7k.inference.classifier import load_classifier
-    from nonspeech7k.inference.explain import METHODS, explain_file
+    from nonspeech7k.evaluation.explain import METHODS
+    from nonspeech7k.inference.explain import explain_file
     found = explain_file(load_classifier(model), file, out, label, method, segment)
     typer.echo(f"{found['label']} {found['probability']:.3f}: {out}")
     missing = [name for name in METHODS if method == "all" and name not in found["attributions"]]
@@ -322,8 +324,8 @@ def sweep(
     changes:Changes=None,
 ):
     "Run every combination of some keys' values and compare their scores on the folds."
-    from nonspeech7k.sweep import read_over, sweep_folder, sweep_text
-    from nonspeech7k.sweep import sweep as run_combinations
+    from nonspeech7k.runs.sweep import read_over, sweep_folder, sweep_text
+    from nonspeech7k.runs.sweep import sweep as run_combinations
     folder = sweep_folder(recipe, out, changes or [])
     table = run_combinations(recipe, read_over(over), folder, changes or [], workers, ray, folds_apart)
     typer.echo(sweep_text(table))

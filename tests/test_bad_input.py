@@ -65,22 +65,26 @@ def one_thread():
 def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     "Blank pictures and no progress."
     from matplotlib.figure import Figure
-    from nonspeech7k.evaluation import figures
-    blank = figures.png(Figure((1, 1)))
-    monkeypatch.setattr(figures, "png", lambda figure, dpi=110: blank)
+    from nonspeech7k.runs import folder, mistakes
+    blank = folder.png(Figure((1, 1)))
+    for room in (folder, mistakes): monkeypatch.setattr(room, "png", lambda figure, dpi=110: blank)
     monkeypatch.setenv("NONSPEECH7K_PROGRESS", "off")
 
 
 @pytest.fixture
 def stages(monkeypatch) -> None:
     "Stages are called in this process rather than executed by papermill, and draw blank pictures: all else that they write and refuse is the same."
-    from nonspeech7k import pipeline
     from nonspeech7k.files import write_text
-    functions = dict(zip(pipeline.STAGES, (pipeline.explore, pipeline.measure, pipeline.train, pipeline.evaluate)))
+    from nonspeech7k.runs import execution
+    from nonspeech7k.runs.corpus import explore
+    from nonspeech7k.runs.features import measure
+    from nonspeech7k.runs.fits import train
+    from nonspeech7k.runs.stages import evaluate
+    functions = dict(zip(execution.STAGES, (explore, measure, train, evaluate)))
     def execute(run, name):
         functions[name](run)
         write_text(run.folder / "notebooks" / f"{name}.ipynb", "{}")
-    monkeypatch.setattr(pipeline, "execute", execute)
+    monkeypatch.setattr(execution, "execute", execute)
     quicken(monkeypatch)
 
 
@@ -205,7 +209,8 @@ def test_all_spoiled_recordings_are_named_at_once(call, corpus, tmp_path):
 
 
 def test_a_mended_recording_lets_the_run_go_on(call, corpus, tmp_path):
-    from nonspeech7k.pipeline import explore, open_run
+    from nonspeech7k.runs.corpus import explore
+    from nonspeech7k.runs.folder import open_run
     clip = corpus / "cough" / "03.wav"
     good = clip.read_bytes()
     spoil(clip, "truncated")
@@ -735,13 +740,14 @@ def test_a_folder_that_is_no_run_is_left_as_it_is(call, corpus, tmp_path):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> bytes:
     "The predictions of a run of that corpus that nothing stopped."
-    from nonspeech7k import pipeline
+    from nonspeech7k.runs.folder import open_run
+    from nonspeech7k.runs.stages import complete
     folder = tmp_path_factory.mktemp("whole")
     corpus = write_corpus(folder / "corpus", {"cough": 8, "laugh": 8})
-    run = pipeline.open_run("demo", folder / "run", settings(corpus, folder / "run"))
+    run = open_run("demo", folder / "run", settings(corpus, folder / "run"))
     with pytest.MonkeyPatch.context() as patch:
         quicken(patch)
-        for stage in (pipeline.explore, pipeline.measure, pipeline.train, pipeline.evaluate): stage(run)
+        complete(run)
     return (folder / "run" / "predictions.csv").read_bytes()
 
 
@@ -777,7 +783,8 @@ def test_no_room_for_the_bank_is_said_before_decoding(call, corpus, tmp_path, mo
         patch.setattr(os, "posix_fallocate", full)
         check_full(call(*run_of(corpus, tmp_path / "disk" / "run")), tmp_path / "disk")
         assert not list((tmp_path / "disk" / "banks").iterdir())
-    from nonspeech7k.pipeline import explore, open_run
+    from nonspeech7k.runs.corpus import explore
+    from nonspeech7k.runs.folder import open_run
     assert explore(open_run("demo", tmp_path / "disk" / "run", settings(corpus, tmp_path / "disk" / "run")))["clips"] == 32
 
 
@@ -812,7 +819,9 @@ def test_a_real_full_disk_loses_nothing(call, corpus, tmp_path, whole, small_dis
 
 def test_a_disk_that_is_full_when_training_begins(call, corpus, small_disk):
     from nonspeech7k.files import write_text
-    from nonspeech7k.pipeline import STAGES, explore, measure, open_run
+    from nonspeech7k.runs.corpus import explore
+    from nonspeech7k.runs.features import measure
+    from nonspeech7k.runs.folder import open_run, STAGES
     run = open_run("demo", small_disk / "run", settings(corpus, small_disk / "run"))
     explore(run), measure(run)
     for name in STAGES[:2]: write_text(run.folder / "notebooks" / f"{name}.ipynb", "{}")
@@ -822,19 +831,21 @@ def test_a_disk_that_is_full_when_training_begins(call, corpus, small_disk):
 
 
 def test_notebooks_on_a_full_disk_are_whole_or_not_there(command, corpus, small_disk, monkeypatch):
-    from nonspeech7k import pipeline
+    from nonspeech7k.runs import execution
+    from nonspeech7k.runs.corpus import explore
+    from nonspeech7k.runs.folder import open_run
     monkeypatch.setenv("NONSPEECH7K_PROGRESS", "off")
-    run = pipeline.open_run("demo", small_disk / "run", settings(corpus, small_disk / "run"))
-    pipeline.explore(run)
+    run = open_run("demo", small_disk / "run", settings(corpus, small_disk / "run"))
+    explore(run)
     leave(small_disk, 16384) # room for the log, none for the notebook
     done = command(*run_of(corpus, small_disk / "run"))
     check_full((done.returncode, done.stdout.splitlines(), done.stderr.splitlines()), small_disk)
     (small_disk / "ballast").unlink()
     executed = []
-    monkeypatch.setattr(pipeline, "execute", lambda run, name: executed.append(name))
-    monkeypatch.setattr(pipeline, "evaluate", lambda run: {})
-    pipeline.run_all(run)
-    assert executed == list(pipeline.STAGES), "a notebook that could not be written is never made up for"
+    monkeypatch.setattr(execution, "execute", lambda run, name: executed.append(name))
+    monkeypatch.setattr(execution, "evaluate", lambda run: {})
+    execution.run_all(run)
+    assert executed == list(execution.STAGES), "a notebook that could not be written is never made up for"
 
 
 def test_other_commands_on_a_full_disk_leave_nothing(call, model, corpus, small_disk):

@@ -88,8 +88,12 @@ def test_worker_that_cannot_write_ends_in_a_sentence(cluster, corpus, tmp_path):
 
 def test_runs_side_by_side_go_on_and_are_the_runs_themselves(cluster, demo, tmp_path):
     from nonspeech7k.files import write_text
-    from nonspeech7k.pipeline import STAGES, explore, measure, notebook_of, open_run, train
-    from nonspeech7k.sweep import read_over, sweep
+    from nonspeech7k.runs.corpus import explore
+    from nonspeech7k.runs.execution import notebook_of
+    from nonspeech7k.runs.features import measure
+    from nonspeech7k.runs.fits import train
+    from nonspeech7k.runs.folder import open_run, STAGES
+    from nonspeech7k.runs.sweep import read_over, sweep
     changes = [*SMALL[1::2], "train.epochs=1", f"corpus.root={demo}", f"banks={tmp_path / 'banks'}"]
     over = read_over(["seed=1,2", "train.lr=1e-3,-1"])
     torch.set_num_threads(1)  # as in the processes to come

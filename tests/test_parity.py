@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks import plain_loop
-from benchmarks.common import TINY, model_of, moments_of, optimisation_of
+from benchmarks.common import TINY, learner_of, moments_of, optimisation_of
 from nonspeech7k.data.clips import open_bank
 from nonspeech7k.features.augment import Draws
 from nonspeech7k.features.spectrograms import standardise
@@ -61,7 +61,7 @@ def sounds(tmp_path_factory) -> Sounds:
 def trained(sounds: Sounds, recipe: Recipe, folder: Path) -> tuple[dict, list[dict], torch.Tensor]:
     "The library's first weights, its history, and the moments of the features."
     torch.manual_seed(0)
-    model = model_of(recipe, CLASSES)
+    model = learner_of(recipe, CLASSES)
     weights = {name: value.clone() for name, value in model.network.state_dict().items()}
     moments = moments_of(model.front_end, sounds.clips)
     standardise(model.front_end, moments[sounds.train])
@@ -168,7 +168,7 @@ def test_losses_follow_the_plain_loop_in_bf16(sounds, tmp_path, shared):
 
 def test_the_plain_network_is_the_librarys():
     recipe = read_recipe("nonspeech7k")
-    plain, library = plain_loop.ResidualCNN(7), model_of(recipe, 7).network
+    plain, library = plain_loop.ResidualCNN(7), learner_of(recipe, 7).network
     assert sum(parameter.numel() for parameter in plain.parameters()) == 1_342_471
     shapes = {name: value.shape for name, value in plain.state_dict().items()}
     assert shapes == {name: value.shape for name, value in library.state_dict().items()}

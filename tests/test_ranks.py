@@ -29,18 +29,23 @@ def changes(demo, tmp_path_factory) -> list[str]:
 def alone(changes, tmp_path_factory) -> Path:
     "The folder of a training by one process, on one thread like each of the others."
     import torch
-    from nonspeech7k import pipeline
+    from nonspeech7k.runs.corpus import explore
+    from nonspeech7k.runs.features import measure
+    from nonspeech7k.runs.fits import train
+    from nonspeech7k.runs.folder import open_run
     torch.set_num_threads(1)
-    run = pipeline.open_run("demo", tmp_path_factory.mktemp("ranks") / "alone", changes)
-    pipeline.explore(run), pipeline.measure(run), pipeline.train(run)
+    run = open_run("demo", tmp_path_factory.mktemp("ranks") / "alone", changes)
+    explore(run), measure(run), train(run)
     return run.folder
 
 
 def prepared(alone: Path, changes: list[str], name: str, *more: str):
     "A run of the same data that is ready to be trained by several processes."
-    from nonspeech7k import pipeline
-    run = pipeline.open_run("demo", alone.parent / name, [*changes, *more])
-    pipeline.explore(run), pipeline.measure(run)
+    from nonspeech7k.runs.corpus import explore
+    from nonspeech7k.runs.features import measure
+    from nonspeech7k.runs.folder import open_run
+    run = open_run("demo", alone.parent / name, [*changes, *more])
+    explore(run), measure(run)
     return run
 
 
@@ -73,10 +78,10 @@ def test_torchrun_trains_what_one_process_trains(changes, alone):
 
 
 def test_the_notebook_launches_as_many_processes_as_the_recipe_says(changes, alone, monkeypatch):
-    from nonspeech7k import pipeline
+    from nonspeech7k.runs.execution import execute
     run = prepared(alone, changes, "launched", "processes=2")
     for name, value in ENVIRONMENT.items(): monkeypatch.setenv(name, value)
-    notebook = pipeline.execute(run, "3_training")
+    notebook = execute(run, "3_training")
     assert_same_training(run.folder, alone)
     assert notebook.is_file()
 
@@ -86,7 +91,7 @@ def test_accelerate_launches_the_same_function(changes, alone):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = ("from accelerate import notebook_launcher; from nonspeech7k.pipeline import train_as_rank; "
+    program = ("from accelerate import notebook_launcher; from nonspeech7k.runs.fits import train_as_rank; "
                f"notebook_launcher(train_as_rank, ({str(run.folder)!r},), num_processes=2, use_port='{port}')")
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **ENVIRONMENT})
     assert result.returncode == 0, result.stderr
@@ -94,11 +99,11 @@ def test_accelerate_launches_the_same_function(changes, alone):
 
 
 def test_a_users_mistake_in_one_process_stays_one_sentence(changes, alone, monkeypatch, capfd):
-    from nonspeech7k import pipeline
+    from nonspeech7k.runs.execution import execute
     from nonspeech7k.files import UserError
     run = prepared(alone, changes, "many", "processes=3", "train.batch_size=2")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with pytest.raises(UserError, match="^2 clips in a batch are too few for 3 processes"): pipeline.execute(run, "3_training")
+    with pytest.raises(UserError, match="^2 clips in a batch are too few for 3 processes"): execute(run, "3_training")
     assert "Traceback" not in capfd.readouterr().err
 
 

@@ -75,7 +75,10 @@ def sets(changes: list[str]) -> list[str]:
 
 def prepared(folder: Path, changes: list[str]) -> Path:
     "A run whose first two stages are finished, made in this process because that is quicker."
-    from nonspeech7k.pipeline import STAGES, explore, measure, notebook_of, open_run
+    from nonspeech7k.runs.corpus import explore
+    from nonspeech7k.runs.execution import notebook_of
+    from nonspeech7k.runs.features import measure
+    from nonspeech7k.runs.folder import open_run, STAGES
     run = open_run("demo", folder, changes)
     explore(run), measure(run)
     for name in STAGES[:2]:
@@ -330,7 +333,7 @@ def test_killed_run_goes_on_to_the_same_bytes(whole, inside, tiny, tmp_path):
 
 
 def test_run_killed_while_writing_its_first_file_can_begin_again(tiny, tmp_path):
-    from nonspeech7k.pipeline import open_run
+    from nonspeech7k.runs.folder import open_run
     ended = subprocess.Popen(["true"])
     ended.wait()
     (tmp_path / f".recipe.yaml.{ended.pid}.partial").write_text("name: de")

@@ -7,7 +7,11 @@ import pytest
 import soundfile
 import torch
 
-from nonspeech7k import pipeline
+from nonspeech7k.runs.corpus import explore
+from nonspeech7k.runs.features import measure
+from nonspeech7k.runs.fits import train
+from nonspeech7k.runs.folder import open_run
+from nonspeech7k.runs.stages import evaluate
 from nonspeech7k.data.corpora import read_corpus
 from nonspeech7k.data.synthesis import write_demo
 from nonspeech7k.files import UserError, read_json
@@ -39,9 +43,9 @@ def recipe_for(corpus, tmp_path):
     "A run of a system's recipe on the demo corpus, its four stages done in this process."
     def run(system: str, *changes: str, name: str = "run", root: str | None = None):
         place = f"corpus={{root: '{corpus}', layout: nonspeech7k}}"
-        opened = pipeline.open_run(RECIPES / f"{system}.yaml", tmp_path / name,
+        opened = open_run(RECIPES / f"{system}.yaml", tmp_path / name,
                                    [place, f"banks={tmp_path / 'banks'}", *SMALL, *SYSTEMS[system], *changes])
-        for stage in (pipeline.explore, pipeline.measure, pipeline.train, pipeline.evaluate): stage(opened)
+        for stage in (explore, measure, train, evaluate): stage(opened)
         return opened
     return run
 
