@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['group_numbers', 'draw_groups', 'clip_weights', 'percentile_interval', 'bootstrap_intervals', 'wilson_interval',
-           'bootstrap_intervals_several', 'weights_by_score', 'weighted_auc', 'weighted_average_precision',
-           'scores_in_parts', 'headline_intervals', 'all_intervals']
+           'bootstrap_intervals_several', 'weights_by_score', 'ratio_or_nan', 'weighted_auc',
+           'weighted_average_precision', 'scores_in_parts', 'headline_intervals', 'all_intervals']
 
 # %% ../../nbs/5_evaluation/20_uncertainty.ipynb #0215b99e
 from collections.abc import Callable
@@ -157,22 +157,22 @@ def weights_by_score(
     own = np.add.reduceat(weights * there, starts, axis=1)
     return own, np.add.reduceat(weights, starts, axis=1) - own
 
-# %% ../../nbs/5_evaluation/20_uncertainty.ipynb #e8fa0068
-def _ratio_or_nan(
+# %% ../../nbs/5_evaluation/20_uncertainty.ipynb #c97a0d82
+def ratio_or_nan(
     part:np.ndarray, # (…)
-    whole:np.ndarray, # (…)
+    whole:np.ndarray, # (…), 0 or more
 ) -> np.ndarray: # (…)
     "A quotient, NaN where there is nothing to divide by."
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
-# %% ../../nbs/5_evaluation/20_uncertainty.ipynb #f38b6e13
+# %% ../../nbs/5_evaluation/20_uncertainty.ipynb #f15e993c
 def _auc(
     own:np.ndarray, # (resamples, scores) weights of the class at each score, from the highest down
     other:np.ndarray, # (resamples, scores) of all others
 ) -> np.ndarray: # (resamples,)
     "The area, from weights by score."
     below = other.sum(1, keepdims=True) - other.cumsum(1)
-    return _ratio_or_nan((own * (below + other / 2)).sum(1), own.sum(1) * other.sum(1))
+    return ratio_or_nan((own * (below + other / 2)).sum(1), own.sum(1) * other.sum(1))
 
 # %% ../../nbs/5_evaluation/20_uncertainty.ipynb #a6c9d82a
 def weighted_auc(
@@ -183,15 +183,15 @@ def weighted_auc(
     "The area under the ROC curve in each resample."
     return _auc(*weights_by_score(there, scores, weights))
 
-# %% ../../nbs/5_evaluation/20_uncertainty.ipynb #3eeeba29
+# %% ../../nbs/5_evaluation/20_uncertainty.ipynb #47a55ece
 def _average_precision(
     own:np.ndarray, # (resamples, scores) weights of the class at each score, from the highest down
     other:np.ndarray, # (resamples, scores) of all others
 ) -> np.ndarray: # (resamples,)
     "The average precision, from weights by score."
     found = own.cumsum(1)
-    precision = np.nan_to_num(_ratio_or_nan(found, found + other.cumsum(1)))
-    return _ratio_or_nan((own * precision).sum(1), own.sum(1) * (other.sum(1) > 0))
+    precision = np.nan_to_num(ratio_or_nan(found, found + other.cumsum(1)))
+    return ratio_or_nan((own * precision).sum(1), own.sum(1) * (other.sum(1) > 0))
 
 # %% ../../nbs/5_evaluation/20_uncertainty.ipynb #be07d399
 def weighted_average_precision(
@@ -212,13 +212,13 @@ def scores_in_parts(
     parts = [scores_of(part) for part in np.array_split(weights, -(-len(weights) // most))]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-# %% ../../nbs/5_evaluation/20_uncertainty.ipynb #9dacc692
+# %% ../../nbs/5_evaluation/20_uncertainty.ipynb #bb720a50
 def _mean_over_defined_classes(
     by_class:list[np.ndarray], # (classes,) of (resamples,), NaN where undefined
 ) -> np.ndarray: # (resamples,)
     "The mean over classes, of those values that are not NaN."
     defined = ~np.isnan(by_class)
-    return _ratio_or_nan(np.where(defined, by_class, 0).sum(0), defined.sum(0).astype(float))
+    return ratio_or_nan(np.where(defined, by_class, 0).sum(0), defined.sum(0).astype(float))
 
 # %% ../../nbs/5_evaluation/20_uncertainty.ipynb #7a43d086
 def _macro_ranking_of_draws(
