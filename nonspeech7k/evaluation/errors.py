@@ -181,10 +181,10 @@ def suspected_labels(
     suspects = find(truth, probabilities, filter_by="confident_learning", return_indices_ranked_by="self_confidence", n_jobs=1)
     return pd.DataFrame({"position": suspects, "suggested": probabilities[suspects].argmax(1), "quality": probabilities[suspects, truth[suspects]]})
 
-# %% ../../nbs/5_evaluation/65_errors.ipynb #dcb00e0d
+# %% ../../nbs/5_evaluation/65_errors.ipynb #9b8b2c59
 def map_of(
     embeddings:np.ndarray, # (clips, units)
-    seed:int=0,
+    seed:int=0, # of t-SNE
 ) -> tuple[np.ndarray, str]: # (clips, 2) places, and 't-SNE' or 'principal components'
     "Every clip's place in a plane in which neighbours stay neighbours."
     from sklearn.decomposition import PCA # slow to import, needed only here

@@ -92,8 +92,10 @@ def checked_predictions(
     _check_rows(probabilities)
     return truth, probabilities
 
-# %% ../../nbs/5_evaluation/10_metrics.ipynb #4695bb22
-def _check_rows(probabilities:np.ndarray):
+# %% ../../nbs/5_evaluation/10_metrics.ipynb #2855aea7
+def _check_rows(
+    probabilities:np.ndarray, # (clips, classes)
+):
     "Refuse rows that are no probabilities; half precision may round a sum by a thousandth."
     wrong = (abs(probabilities.sum(1) - 1) > 1e-3) | (probabilities < 0).any(1)
     if not wrong.any(): return
@@ -102,7 +104,7 @@ def _check_rows(probabilities:np.ndarray):
                      f"{probabilities[row].max():.4g} and sums to {probabilities[row].sum():.4g}; "
                      "expected none below 0 and a sum of 1")
 
-# %% ../../nbs/5_evaluation/10_metrics.ipynb #ca9ab8c7
+# %% ../../nbs/5_evaluation/10_metrics.ipynb #257a9a49
 def ranking_scores(
     members:np.ndarray, # (clips, classes) 0 or 1, whether a clip is of a class
     probabilities:np.ndarray, # (clips, classes)
@@ -110,9 +112,8 @@ def ranking_scores(
     "ROC AUC and average precision of each class against the rest, None where a class has all clips or none."
     from sklearn.metrics import average_precision_score, roc_auc_score # slow to import, needed only here
     defined = [0 < column.sum() < len(column) for column in members.T]
-    def by_class(score) -> list:
-        return [float(score(truth, column)) if both else None
-                for truth, column, both in zip(members.T, probabilities.T, defined)]
+    by_class = lambda score: [float(score(truth, column)) if both else None
+                              for truth, column, both in zip(members.T, probabilities.T, defined)]
     return {"auc": by_class(roc_auc_score), "average_precision": by_class(average_precision_score)}
 
 # %% ../../nbs/5_evaluation/10_metrics.ipynb #e9ec678e
