@@ -4,40 +4,42 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'BOUNDS', 'confidences', 'calibration_bins', 'calibration_error', 'chance_error', 'to_logits', 'temper',
-           'tempered_loss', 'fit_temperature', 'other_folds_temperatures', 'calibrate_folds', 'before_and_after',
-           'judge_calibration', 'risk_coverage', 'risk_area', 'risk_at', 'plot_reliability', 'plot_risk_coverage',
+           'tempered_loss', 'fit_temperature', 'risk_coverage', 'risk_area', 'risk_at', 'other_folds_temperatures',
+           'judge_calibration', 'before_and_after', 'calibrate_folds', 'plot_reliability', 'plot_risk_coverage',
            'calibration_figures']
 
-# %% ../../nbs/5_evaluation/50_calibration.ipynb #01bf32e0
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #96a0106c
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 
 from .figures import COLOURBLIND, _INK, _clips, _plain, _title
+from .metrics import labels_per_clip_of
 from .uncertainty import wilson_interval
 
-# %% ../../nbs/5_evaluation/50_calibration.ipynb #3a336d64
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #186d4edc
 def confidences(
-    truth, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
-    probabilities, # (clips, classes)
+    truth:ArrayLike, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
+    probabilities:ArrayLike, # (clips, classes)
 ) -> tuple[np.ndarray, np.ndarray]: # confidence, and whether it is right, of each decision
     "How sure each decision is, and whether it is right; a decision a clip, or a clip and class."
     truth, probabilities = np.asarray(truth), np.asarray(probabilities, dtype=np.float64)
-    if truth.ndim == 1: return probabilities.max(1), probabilities.argmax(1) == truth
+    if labels_per_clip_of(truth) == "one": return probabilities.max(1), probabilities.argmax(1) == truth
     sure = np.maximum(probabilities, 1 - probabilities)
     return sure.ravel(), ((probabilities >= 0.5) == (truth > 0.5)).ravel()
 
-# %% ../../nbs/5_evaluation/50_calibration.ipynb #58913be7
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #24a6d355
 KINDS = ("width", "mass") # of bins
 
 def calibration_bins(
-    truth, # as for `confidences`
-    probabilities, # (clips, classes)
-    bins:int=15,
+    truth:ArrayLike, # as for `confidences`
+    probabilities:ArrayLike, # (clips, classes)
+    bins:int=15, # how many
     kind:str="width", # or 'mass': as many decisions in each
 ) -> pd.DataFrame: # a row a bin that is not empty: 'low', 'high', 'clips', 'confidence', 'accuracy'
     "Mean confidence and share of right decisions in each bin; (low, high]; raises `ValueError` for no such kind."
@@ -52,10 +54,11 @@ def calibration_bins(
     found.insert(1, "high", edges[found.index + 1])
     return found.reset_index(drop=True)[["low", "high", "clips", "confidence", "accuracy"]]
 
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #4e0adb57
 def calibration_error(
-    truth, # as for `confidences`
-    probabilities, # (clips, classes)
-    bins:int=15,
+    truth:ArrayLike, # as for `confidences`
+    probabilities:ArrayLike, # (clips, classes)
+    bins:int=15, # how many
     kind:str="width", # or 'mass'
 ) -> float: # 0 to 1
     """The expected calibration error: the mean distance between confidence and accuracy over bins, weighted by clips
@@ -63,13 +66,13 @@ def calibration_error(
     table = calibration_bins(truth, probabilities, bins, kind)
     return float((table["clips"] * abs(table["accuracy"] - table["confidence"])).sum() / table["clips"].sum())
 
-# %% ../../nbs/5_evaluation/50_calibration.ipynb #892b1e28
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #87116df5
 def chance_error(
-    probabilities, # (clips, classes)
-    bins:int=15,
+    probabilities:ArrayLike, # (clips, classes)
+    bins:int=15, # how many
     kind:str="width", # or 'mass'
-    draws:int=200,
-    seed:int=0,
+    draws:int=200, # how many times all decisions are drawn
+    seed:int=0, # of the draws
 ) -> float: # 0 to 1
     "The calibration error to be expected, for one label a clip, if each confidence were exactly right."
     probabilities, generator = np.asarray(probabilities, dtype=np.float64), np.random.default_rng(seed)
@@ -79,9 +82,9 @@ def chance_error(
         return calibration_error(np.where(right, best, -1), probabilities, bins, kind)
     return float(np.mean([drawn() for _ in range(draws)]))
 
-# %% ../../nbs/5_evaluation/50_calibration.ipynb #1183a0b3
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #60277359
 def to_logits(
-    probabilities, # (clips, classes)
+    probabilities:ArrayLike, # (clips, classes)
     labels_per_clip:str="one", # or 'several'
     least:float=1e-15, # smaller probabilities count as this, and so does the distance from 1 for several labels
 ) -> np.ndarray: # (clips, classes) float64
@@ -90,31 +93,33 @@ def to_logits(
     if labels_per_clip == "one": return np.log(probabilities)
     return np.log(probabilities) - np.log1p(-probabilities.clip(max=1 - least))
 
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #a48400d6
 def temper(
-    logits, # (clips, classes)
-    temperature, # above 0; one number, or (clips, 1)
+    logits:ArrayLike, # (clips, classes)
+    temperature:float|np.ndarray, # above 0; one number, or (clips, 1)
     labels_per_clip:str="one", # or 'several'
 ) -> np.ndarray: # (clips, classes) probabilities
     "The probabilities at a temperature."
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     return softmax(scaled, axis=1) if labels_per_clip == "one" else expit(scaled)
 
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #60b05f8b
 def tempered_loss(
-    truth, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
-    logits, # (clips, classes)
-    temperature:float,
-) -> float:
+    truth:ArrayLike, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
+    logits:ArrayLike, # (clips, classes)
+    temperature:float, # above 0
+) -> float: # natural units, 0 or more
     "The mean negative log-likelihood at a temperature; over classes, too, for several labels a clip."
     truth, scaled = np.asarray(truth), np.asarray(logits, dtype=np.float64) / temperature
-    if truth.ndim == 1: return float(-log_softmax(scaled, axis=1)[np.arange(len(truth)), truth].mean())
+    if labels_per_clip_of(truth) == "one": return float(-log_softmax(scaled, axis=1)[np.arange(len(truth)), truth].mean())
     return float(-np.where(truth > 0.5, log_expit(scaled), log_expit(-scaled)).mean())
 
-# %% ../../nbs/5_evaluation/50_calibration.ipynb #23b5e3c2
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #82a5db7e
 BOUNDS = (0.2, 10.0) # of the temperature
 
 def fit_temperature(
-    truth, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
-    logits, # (clips, classes) of clips that the network was not trained on
+    truth:ArrayLike, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
+    logits:ArrayLike, # (clips, classes) of clips that the network was not trained on
 ) -> float: # within BOUNDS
     "The temperature at which the loss is smallest (Guo and others, ICML 2017); raises `ValueError` for no clips."
     if len(truth) == 0: raise ValueError("no clips to fit a temperature on")
@@ -122,63 +127,10 @@ def fit_temperature(
                             bounds=np.log(BOUNDS), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
 
-# %% ../../nbs/5_evaluation/50_calibration.ipynb #4a69cee0
-def other_folds_temperatures(
-    truth, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
-    logits, # (clips, classes) of validation clips, each by the network of its own fold
-    folds, # (clips,) in which each was validated
-) -> dict[int, float]: # fold → temperature
-    "For each fold the temperature fitted on the others; raises `ValueError` where there is one fold only."
-    truth, logits, folds = np.asarray(truth), np.asarray(logits, dtype=np.float64), np.asarray(folds)
-    if len(set(folds.tolist())) < 2: raise ValueError("one fold only: there are no others to fit a temperature on")
-    return {int(fold): fit_temperature(truth[folds != fold], logits[folds != fold]) for fold in np.unique(folds)}
-
-def calibrate_folds(
-    truth, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
-    logits, # (clips, classes) of validation clips, each by the network of its own fold
-    folds, # (clips,) in which each was validated
-    bins:int=15,
-) -> tuple[dict, np.ndarray]: # JSON-ready: 'n', 'bins', 'temperature', 'by_fold', 'before', 'after'; (clips, classes)
-    """The final model's temperature, fitted on all folds, and the calibration before and after scaling; and the scaled
-    probabilities, each fold's by the temperature of the others; raises `ValueError` for one fold only."""
-    kind = "one" if np.ndim(truth) == 1 else "several"
-    by_fold = other_folds_temperatures(truth, logits, folds)
-    own = np.array([by_fold[int(fold)] for fold in folds])[:, None]
-    before, after = temper(logits, 1.0, kind), temper(logits, own, kind)
-    record = {"bins": bins, "temperature": fit_temperature(truth, logits),
-              "by_fold": {str(fold): value for fold, value in by_fold.items()}}
-    return record | before_and_after(truth, before, after, bins), after
-
-def before_and_after(
-    truth, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
-    before, # (clips, classes) probabilities at temperature 1
-    after, # (clips, classes) probabilities at a temperature that was fitted on other clips
-    bins:int=15,
-) -> dict: # JSON-ready: 'n' clips, 'before', 'after'
-    "The calibration of the same clips before and after scaling."
-    judged = {"before": judge_calibration(truth, before, bins), "after": judge_calibration(truth, after, bins)}
-    return {"n": len(truth)} | judged
-
-# %% ../../nbs/5_evaluation/50_calibration.ipynb #7a375ffb
-def judge_calibration(
-    truth, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
-    probabilities, # (clips, classes)
-    bins:int=15,
-) -> dict[str, float]: # 'ece_width', 'ece_mass', 'loss', 'confidence', 'accuracy'; one label a clip: 'aurc', 'risk_80'
-    "Calibration errors, loss, mean confidence beside the share of right decisions, the area of risk, the risk at 80 %."
-    kind = "one" if np.ndim(truth) == 1 else "several"
-    sure, right = confidences(truth, probabilities)
-    found = {f"ece_{bin_kind}": calibration_error(truth, probabilities, bins, bin_kind) for bin_kind in KINDS}
-    found |= {"loss": tempered_loss(truth, to_logits(probabilities, kind), 1.0),
-              "confidence": float(sure.mean()), "accuracy": float(right.mean())}
-    if kind == "several": return found
-    curve = risk_coverage(truth, probabilities)
-    return found | {"aurc": risk_area(curve), "risk_80": risk_at(curve, 0.8)}
-
-# %% ../../nbs/5_evaluation/50_calibration.ipynb #d45a476a
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #4d56688e
 def risk_coverage(
-    truth, # (clips,) class numbers
-    probabilities, # (clips, classes)
+    truth:ArrayLike, # (clips,) class numbers
+    probabilities:ArrayLike, # (clips, classes)
 ) -> pd.DataFrame: # a row a clip, the most certain first: 'coverage', 'risk', 'confidence'
     "The share of wrong labels among the most certain clips, for each share of the clips."
     sure, right = confidences(truth, probabilities)
@@ -189,6 +141,7 @@ def risk_coverage(
     return pd.DataFrame({"coverage": counts / len(table), "risk": table["wrong"].cumsum() / counts,
                          "confidence": table["confidence"]})
 
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #7fff3a9e
 def risk_area(
     curve:pd.DataFrame, # from `risk_coverage`
 ) -> float: # 0 to 1
@@ -205,9 +158,77 @@ def risk_at(
     enough = (curve["coverage"] >= coverage - 1e-9).to_numpy()
     return float(curve["risk"].iloc[enough.argmax()])
 
-# %% ../../nbs/5_evaluation/50_calibration.ipynb #52e602ec
-_BLUE, _ORANGE = COLOURBLIND[:2]
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #ce2c1ece
+def other_folds_temperatures(
+    truth:ArrayLike, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
+    logits:ArrayLike, # (clips, classes) of validation clips, each by the network of its own fold
+    folds:ArrayLike, # (clips,) in which each was validated
+) -> dict[int, float]: # fold → temperature
+    "For each fold the temperature fitted on the others; raises `ValueError` where there is one fold only."
+    truth, logits, folds = np.asarray(truth), np.asarray(logits, dtype=np.float64), np.asarray(folds)
+    if len(set(folds.tolist())) < 2: raise ValueError("one fold only: there are no others to fit a temperature on")
+    return {int(fold): fit_temperature(truth[folds != fold], logits[folds != fold]) for fold in np.unique(folds)}
 
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #9afb35d9
+def judge_calibration(
+    truth:ArrayLike, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
+    probabilities:ArrayLike, # (clips, classes)
+    bins:int=15, # how many
+) -> dict[str, float]: # 'ece_width', 'ece_mass', 'loss', 'confidence', 'accuracy'; one label a clip: 'aurc', 'risk_80'
+    "Calibration errors, loss, mean confidence beside the share of right decisions, the area of risk, the risk at 80 %."
+    kind = labels_per_clip_of(truth)
+    sure, right = confidences(truth, probabilities)
+    found = {f"ece_{bin_kind}": calibration_error(truth, probabilities, bins, bin_kind) for bin_kind in KINDS}
+    found |= {"loss": tempered_loss(truth, to_logits(probabilities, kind), 1.0),
+              "confidence": float(sure.mean()), "accuracy": float(right.mean())}
+    if kind == "several": return found
+    curve = risk_coverage(truth, probabilities)
+    return found | {"aurc": risk_area(curve), "risk_80": risk_at(curve, 0.8)}
+
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #d2d8cb24
+def before_and_after(
+    truth:ArrayLike, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
+    before:ArrayLike, # (clips, classes) probabilities at temperature 1
+    after:ArrayLike, # (clips, classes) probabilities at a temperature that was fitted on other clips
+    bins:int=15, # how many
+) -> dict: # JSON-ready: 'n' clips, 'before', 'after'
+    "The calibration of the same clips before and after scaling."
+    judged = {"before": judge_calibration(truth, before, bins), "after": judge_calibration(truth, after, bins)}
+    return {"n": len(truth)} | judged
+
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #cd3035c5
+def calibrate_folds(
+    truth:ArrayLike, # (clips,) class numbers; for several labels a clip (clips, classes) 0 or 1
+    logits:ArrayLike, # (clips, classes) of validation clips, each by the network of its own fold
+    folds:ArrayLike, # (clips,) in which each was validated
+    bins:int=15, # how many
+) -> tuple[dict, np.ndarray]: # JSON-ready: 'n', 'bins', 'temperature', 'by_fold', 'before', 'after'; (clips, classes)
+    """The final model's temperature, fitted on all folds, and the calibration before and after scaling; and the scaled
+    probabilities, each fold's by the temperature of the others; raises `ValueError` for one fold only."""
+    kind = labels_per_clip_of(truth)
+    by_fold = other_folds_temperatures(truth, logits, folds)
+    own = np.array([by_fold[int(fold)] for fold in folds])[:, None]
+    before, after = temper(logits, 1.0, kind), temper(logits, own, kind)
+    record = {"bins": bins, "temperature": fit_temperature(truth, logits),
+              "by_fold": {str(fold): value for fold, value in by_fold.items()}}
+    return record | before_and_after(truth, before, after, bins), after
+
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #13cb53c2
+_BAR_COLOUR = COLOURBLIND[0]
+
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #c4c8bd04
+def _reliability_axes(
+    axes:Axes, # to draw on
+    table:pd.DataFrame, # from `calibration_bins`
+):
+    "Points with Wilson's intervals, and the diagonal."
+    bounds = np.array([wilson_interval(round(row.accuracy * row.clips), row.clips) for row in table.itertuples()])
+    axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle="--")
+    axes.vlines(table["confidence"], *bounds.T, color=_BAR_COLOUR, linewidth=1.2)
+    axes.scatter(table["confidence"], table["accuracy"], s=22, color=_BAR_COLOUR, zorder=3, clip_on=False)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #5a210976
 def plot_reliability(
     panels:dict[str, pd.DataFrame], # title → bins from `calibration_bins`, side by side
     note:str="", # said in the title: 'synthetic'
@@ -217,9 +238,9 @@ def plot_reliability(
     figure = Figure(figsize=(3.6 * len(panels) + 0.4, 4.4), layout="constrained")
     grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1])
     for (title, table), (upper, lower) in zip(panels.items(), grid.T):
-        _reliability(_plain(upper, "both"), table)
+        _reliability_axes(_plain(upper, "both"), table)
         upper.set_title(title, fontsize=10, loc="left", color=_INK)
-        _plain(lower).bar(table["low"], table["clips"], table["high"] - table["low"], align="edge", color=_BLUE,
+        _plain(lower).bar(table["low"], table["clips"], table["high"] - table["low"], align="edge", color=_BAR_COLOUR,
                           edgecolor="white", linewidth=0.5)
         lower.set_xlabel("confidence", fontsize=9)
     grid[0, 0].set_ylabel(f"share of right {'labels' if counted == 'clip' else counted + 's'}", fontsize=9)
@@ -228,15 +249,20 @@ def plot_reliability(
     _title(figure, "Reliability", _clips(number).replace("clip", counted), note)
     return figure
 
-def _reliability(axes:Axes, table:pd.DataFrame):
-    "Points with Wilson's intervals, and the diagonal."
-    bounds = np.array([wilson_interval(round(row.accuracy * row.clips), row.clips) for row in table.itertuples()])
-    axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle="--")
-    axes.vlines(table["confidence"], *bounds.T, color=_BLUE, linewidth=1.2)
-    axes.scatter(table["confidence"], table["accuracy"], s=22, color=_BLUE, zorder=3, clip_on=False)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #83a1bd07
+def _risk_curve(
+    axes:Axes, # to draw on
+    curve:pd.DataFrame, # from `risk_coverage`
+    label:str, # in the key
+    colour:str, # of the curve
+):
+    "One curve, its point at 80 % coverage, and the best that as many mistakes allow."
+    full, coverage = curve["risk"].iloc[-1], curve["coverage"]
+    axes.plot(coverage, curve["risk"], color=colour, label=label)
+    axes.scatter([0.8], [risk_at(curve, 0.8)], s=48, color=colour, edgecolors="white", zorder=3)
+    axes.plot(coverage, (coverage - (1 - full)).clip(lower=0) / coverage, color=colour, linewidth=1, linestyle=":")
 
-# %% ../../nbs/5_evaluation/50_calibration.ipynb #e8ca92e6
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #7ace5951
 def plot_risk_coverage(
     curves:dict[str, pd.DataFrame], # name → from `risk_coverage`
     note:str="", # said in the title: 'synthetic'
@@ -247,7 +273,7 @@ def plot_risk_coverage(
     for number, (name, curve) in enumerate(curves.items()):
         of = "" if len(set(sizes)) == 1 else f", {_clips(len(curve))}"
         colour = COLOURBLIND[number % 4]
-        _risk(axes, curve, f"{name}{of}, area {risk_area(curve):.3f}", colour)
+        _risk_curve(axes, curve, f"{name}{of}, area {risk_area(curve):.3f}", colour)
     axes.set(xlim=(0, 1), ylim=(0, None))
     axes.set_xlabel("coverage: share of clips that are labelled", fontsize=9)
     axes.set_ylabel("risk: share of wrong labels", fontsize=9)
@@ -257,31 +283,31 @@ def plot_risk_coverage(
     _title(figure, "Risk and coverage", _clips(sizes[0]) if len(set(sizes)) == 1 else "", note)
     return figure
 
-def _risk(axes:Axes, curve:pd.DataFrame, label:str, colour:str):
-    "One curve, its point at 80 % coverage, and the best that as many mistakes allow."
-    full, coverage = curve["risk"].iloc[-1], curve["coverage"]
-    axes.plot(coverage, curve["risk"], color=colour, label=label)
-    axes.scatter([0.8], [risk_at(curve, 0.8)], s=48, color=colour, edgecolors="white", zorder=3)
-    axes.plot(coverage, (coverage - (1 - full)).clip(lower=0) / coverage, color=colour, linewidth=1, linestyle=":")
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #e2ae6318
+def _before_and_after_panels(
+    part:tuple, # truth, probabilities before, and after scaling
+    bins:int, # how many
+    note:str, # said in the title
+) -> Figure:
+    "The reliability diagram of one part of a run."
+    truth, *known = part
+    panels = {f"{when}: error {calibration_error(truth, shares, bins):.3f}": calibration_bins(truth, shares, bins)
+              for when, shares in zip(("before scaling", "after"), known)}
+    return plot_reliability(panels, note, "clip" if labels_per_clip_of(truth) == "one" else "decision")
 
-# %% ../../nbs/5_evaluation/50_calibration.ipynb #3611be10
+# %% ../../nbs/5_evaluation/50_calibration.ipynb #fd41ea6e
 def calibration_figures(
     parts:dict[str, tuple], # 'validation' and 'test', or one of them → truth, probabilities before, and after scaling
-    bins:int=15,
+    bins:int=15, # of the diagrams
     note:str="", # said in the titles: 'synthetic'
 ) -> dict[str, Figure]: # 'reliability.png', 'reliability_test.png' with a test split, 'risk_coverage.png' for one label
     "The figures of a run's calibration by file; raises `ValueError` where there is no part, or an unknown one."
     files = {"validation": "reliability.png", "test": "reliability_test.png"}
     if not parts or set(parts) - set(files):
         raise ValueError(f"parts {list(parts)}; expected {', '.join(files)}, or one of them")
-    drawn = {files[name]: _reliability_of(*part, bins, ", ".join(filter(None, [name, note])))
+    drawn = {files[name]: _before_and_after_panels(part, bins, ", ".join(filter(None, [name, note])))
              for name, part in parts.items()}
     names = {"validation": "validation folds", "test": "test split"}
     curves = {names[name]: risk_coverage(truth, after)
-              for name, (truth, _, after) in parts.items() if np.ndim(truth) == 1}
+              for name, (truth, _, after) in parts.items() if labels_per_clip_of(truth) == "one"}
     return drawn | ({"risk_coverage.png": plot_risk_coverage(curves, note)} if curves else {})
-
-def _reliability_of(truth, before, after, bins:int, note:str) -> Figure:
-    panels = {f"{when}: error {calibration_error(truth, known, bins):.3f}": calibration_bins(truth, known, bins)
-              for when, known in (("before scaling", before), ("after", after))}
-    return plot_reliability(panels, note, "clip" if np.ndim(truth) == 1 else "decision")

@@ -7,16 +7,17 @@ __all__ = ['PLAYED_RATE', 'PLAYED_SECONDS', 'surest_mistakes', 'least_certain', 
            'properties', 'effective_size', 'wilson_bounds', 'scores_by', 'suspected_labels', 'map_of',
            'neighbours_alike', 'plot_map', 'clip_picture', 'clip_sound', 'card']
 
-# %% ../../nbs/5_evaluation/65_errors.ipynb #cc3fdb52
+# %% ../../nbs/5_evaluation/65_errors.ipynb #3685838f
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 import soundfile
 import soxr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tqdm import TqdmWarning
@@ -24,7 +25,7 @@ from tqdm import TqdmWarning
 from .figures import class_colours, png
 from ..files import optional
 
-# %% ../../nbs/5_evaluation/65_errors.ipynb #e46b17ae
+# %% ../../nbs/5_evaluation/65_errors.ipynb #0d6abfd5
 def surest_mistakes(
     truth:np.ndarray, # (clips,) class numbers
     probabilities:np.ndarray, # (clips, classes)
@@ -34,6 +35,7 @@ def surest_mistakes(
     wrong = np.flatnonzero(probabilities.argmax(1) != np.asarray(truth))
     return wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:most]
 
+# %% ../../nbs/5_evaluation/65_errors.ipynb #19bf55ed
 def least_certain(
     probabilities:np.ndarray, # (clips, classes), two or more
     most:int=6, # how many to return
@@ -56,7 +58,20 @@ def described(
     return pd.DataFrame({"position": positions, "label": names[given], "predicted": names[guess],
                          "probability": chosen[rows, guess], "of_label": chosen[rows, given]})
 
-# %% ../../nbs/5_evaluation/65_errors.ipynb #217eb6da
+# %% ../../nbs/5_evaluation/65_errors.ipynb #b39b25ac
+def _cut_at_quantiles(
+    numbers:pd.Series, # one a clip; missing ones stay missing
+    unit:str, # said in the names: 's'
+    bins:int, # groups of about as many clips
+) -> pd.Series: # of ordered categories
+    "Numbers cut at their quantiles, each group named by its ends."
+    inner = np.unique([float(f"{edge:.3g}") for edge in numbers.quantile(np.arange(1, bins) / bins)])
+    inner = inner[(inner >= numbers.min()) & (inner < numbers.max())]
+    text = [f"{edge:g}" for edge in inner]
+    names = [f"up to {text[0]}", *(f"{low} to {high}" for low, high in zip(text, text[1:])), f"over {text[-1]}"]
+    return pd.cut(numbers, [-np.inf, *inner, np.inf], labels=[f"{name} {unit}".strip() for name in names])
+
+# %% ../../nbs/5_evaluation/65_errors.ipynb #ef763254
 def binned(
     values:pd.Series, # numbers or words, one a clip; missing ones stay missing
     unit:str="", # of numbers: 's'
@@ -66,22 +81,16 @@ def binned(
     "Every clip's group: numbers cut at their quantiles, words as they are."
     values = values.where(values.astype(str) != "")
     numbers = pd.to_numeric(values, errors="coerce")
-    if numbers.notna().sum() == values.notna().sum() and numbers.nunique() > most: return _cut(numbers, unit, bins)
+    if numbers.notna().sum() == values.notna().sum() and numbers.nunique() > most: return _cut_at_quantiles(numbers, unit, bins)
     frequent = values.dropna().astype(str).value_counts()
     kept = list(frequent.index[:most] if len(frequent) <= most else frequent.index[:most - 1])
     words = values.astype(object).map(lambda value: value if pd.isna(value) else str(value) if str(value) in kept else "other")
     return words.astype(pd.CategoricalDtype(sorted(kept) + ["other"] * (len(frequent) > most), ordered=True))
 
-def _cut(numbers:pd.Series, unit:str, bins:int) -> pd.Series:
-    "Numbers cut at their quantiles, each group named by its ends."
-    inner = np.unique([float(f"{edge:.3g}") for edge in numbers.quantile(np.arange(1, bins) / bins)])
-    inner = inner[(inner >= numbers.min()) & (inner < numbers.max())]
-    text = [f"{edge:g}" for edge in inner]
-    names = [f"up to {text[0]}", *(f"{low} to {high}" for low, high in zip(text, text[1:])), f"over {text[-1]}"]
-    return pd.cut(numbers, [-np.inf, *inner, np.inf], labels=[f"{name} {unit}".strip() for name in names])
-
-# %% ../../nbs/5_evaluation/65_errors.ipynb #d4139e8f
-def _without_padding(waveform:np.ndarray) -> np.ndarray: # the zeros at its end taken away, one sample at least left
+# %% ../../nbs/5_evaluation/65_errors.ipynb #052aacee
+def _without_padding(
+    waveform:np.ndarray, # (samples,)
+) -> np.ndarray: # (fewer samples,) the zeros at its end taken away, one sample at least left
     return waveform[:max(1, np.flatnonzero(waveform).max(initial=0) + 1)]
 
 def sound_level(
@@ -91,22 +100,24 @@ def sound_level(
     power = np.array([np.mean(np.square(_without_padding(row), dtype=np.float64)) for row in waveforms])
     return 10 * np.log10(np.where(power > 0, power, np.nan))
 
-# %% ../../nbs/5_evaluation/65_errors.ipynb #5c1c4f21
-_KNOWN = {"duration": ("Duration", "s"), "source": ("Source", ""), "sex": ("Sex of the speaker", ""), "gender": ("Sex of the speaker", ""),
-          "age": ("Age of the speaker", "years")} # columns of a manifest, in lower case
+# %% ../../nbs/5_evaluation/65_errors.ipynb #13a52d3f
+# columns of a manifest, in lower case, and the title and unit of each
+_MANIFEST_PROPERTIES = {"duration": ("Duration", "s"), "source": ("Source", ""), "sex": ("Sex of the speaker", ""),
+                        "gender": ("Sex of the speaker", ""), "age": ("Age of the speaker", "years")}
 
+# %% ../../nbs/5_evaluation/65_errors.ipynb #40ec3042
 def properties(
     manifest:pd.DataFrame, # one row a clip
     level:np.ndarray|None=None, # (clips,) dB, of `sound_level`
 ) -> dict[str, pd.Series]: # 'Duration', 'Level', …: the group of each clip
     "What is known of the clips and differs between them, in groups."
-    known = {name: (manifest[column], unit) for key, (name, unit) in _KNOWN.items()
+    known = {name: (manifest[column], unit) for key, (name, unit) in _MANIFEST_PROPERTIES.items()
              for column in manifest.columns if str(column).lower() == key}
     if level is not None: known["Level"] = pd.Series(level, index=manifest.index), "dB"
     groups = {name: binned(values, unit) for name, (values, unit) in known.items() if values[values.astype(str) != ""].nunique() > 1}
     return {name: groups[name] for name in ("Duration", "Level", *groups) if name in groups}
 
-# %% ../../nbs/5_evaluation/65_errors.ipynb #e1b938ca
+# %% ../../nbs/5_evaluation/65_errors.ipynb #4514ab91
 def effective_size(
     groups:Sequence, # (clips,) recording or speaker of each clip
 ) -> float: # 1 to the number of clips
@@ -114,10 +125,11 @@ def effective_size(
     sizes = pd.Series(list(groups)).value_counts().to_numpy()
     return float(sizes.sum() ** 2 / np.square(sizes).sum())
 
+# %% ../../nbs/5_evaluation/65_errors.ipynb #73298090
 def wilson_bounds(
     share:float, # of clips that are right
     n:float, # independent clips, not necessarily whole
-    level:float=0.95,
+    level:float=0.95, # share of repetitions whose interval holds the true share
 ) -> tuple[float, float]: # low, high
     "Wilson's score interval (JASA 22, 1927) for an effective number of clips."
     z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
@@ -125,7 +137,17 @@ def wilson_bounds(
     scale = 1 + z2 / n
     return float(max(0, (centre - half) / scale)), float(min(1, (centre + half) / scale))
 
-# %% ../../nbs/5_evaluation/65_errors.ipynb #ba5eaa2c
+# %% ../../nbs/5_evaluation/65_errors.ipynb #418fe79a
+def _group_row(
+    part:pd.DataFrame, # the group's clips: correct, expected (0 to 1), group
+) -> dict: # clips, recordings, accuracy, low, high, expected, few
+    "The accuracy of one group, its 95 % interval, and whether it has fewer than 20 independent clips."
+    share, size = part["correct"].mean(), effective_size(part["group"])
+    low, high = wilson_bounds(share, size)
+    return {"clips": len(part), "recordings": part["group"].nunique(), "accuracy": share, "low": low, "high": high,
+            "expected": part["expected"].mean(), "few": size < 20}
+
+# %% ../../nbs/5_evaluation/65_errors.ipynb #bd7f739c
 def scores_by(
     correct:np.ndarray, # (clips,) whether each answer was right
     values:pd.Series, # (clips,) the group of each clip, of `binned`; missing ones are left out
@@ -137,37 +159,32 @@ def scores_by(
     table = pd.DataFrame({"value": pd.Series(values).to_numpy(), "correct": np.asarray(correct, dtype=float), "group": list(recordings)})
     table["expected"] = table.groupby(np.asarray(list(classes), dtype=object))["correct"].transform("mean")
     table["value"] = pd.Categorical(table["value"], values.cat.categories, ordered=True)
-    return pd.DataFrame({name: _scored(part) for name, part in table.groupby("value", observed=True)}).T.astype(
+    return pd.DataFrame({name: _group_row(part) for name, part in table.groupby("value", observed=True)}).T.astype(
         {"clips": int, "recordings": int, "few": bool, **dict.fromkeys(("accuracy", "low", "high", "expected"), float)})
 
-def _scored(part:pd.DataFrame) -> dict:
-    share, size = part["correct"].mean(), effective_size(part["group"])
-    low, high = wilson_bounds(share, size)
-    return {"clips": len(part), "recordings": part["group"].nunique(), "accuracy": share, "low": low, "high": high,
-            "expected": part["expected"].mean(), "few": size < 20}
-
-# %% ../../nbs/5_evaluation/65_errors.ipynb #24fff74f
-def _cleanlab():
-    "The library, which takes a while to import."
+# %% ../../nbs/5_evaluation/65_errors.ipynb #1f12e9bb
+def _find_label_issues() -> Callable: # cleanlab's function
+    "The library, which takes a while to import; raises `UserError` where it is not installed."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TqdmWarning) # it would like another progress bar in notebooks
         return optional("cleanlab.filter", "a search for suspected labels", "errors").find_label_issues
 
+# %% ../../nbs/5_evaluation/65_errors.ipynb #456f3fa7
 def suspected_labels(
     truth:np.ndarray, # (clips,) class numbers; each class has a clip
     probabilities:np.ndarray, # (clips, classes), of models that were not trained on the clip
 ) -> pd.DataFrame: # position, suggested (a class number), quality; the worst label first
     "Clips whose label is probably wrong, by confident learning; raises `UserError` without cleanlab."
-    find, truth, probabilities = _cleanlab(), np.asarray(truth), np.asarray(probabilities, dtype=np.float64)
+    find, truth, probabilities = _find_label_issues(), np.asarray(truth), np.asarray(probabilities, dtype=np.float64)
     missing = sorted(set(range(probabilities.shape[1])) - set(truth.tolist()))
     if missing: raise ValueError(f"classes without a clip: {missing}")
     suspects = find(truth, probabilities, filter_by="confident_learning", return_indices_ranked_by="self_confidence", n_jobs=1)
     return pd.DataFrame({"position": suspects, "suggested": probabilities[suspects].argmax(1), "quality": probabilities[suspects, truth[suspects]]})
 
-# %% ../../nbs/5_evaluation/65_errors.ipynb #dcb00e0d
+# %% ../../nbs/5_evaluation/65_errors.ipynb #9b8b2c59
 def map_of(
     embeddings:np.ndarray, # (clips, units)
-    seed:int=0,
+    seed:int=0, # of t-SNE
 ) -> tuple[np.ndarray, str]: # (clips, 2) places, and 't-SNE' or 'principal components'
     "Every clip's place in a plane in which neighbours stay neighbours."
     from sklearn.decomposition import PCA # slow to import, needed only here
@@ -192,7 +209,16 @@ def neighbours_alike(
     distances[names[:, None] == names] = np.inf
     return float(np.mean(np.asarray(truth)[distances.argmin(1)] == truth))
 
-# %% ../../nbs/5_evaluation/65_errors.ipynb #0b36e2cb
+# %% ../../nbs/5_evaluation/65_errors.ipynb #f489d26a
+def _map_key(
+    colours:dict[str, str], # class → colour
+) -> list[Line2D]: # a point a class, and the ring of a wrong answer
+    point = dict(marker="o", linestyle="")
+    key = [Line2D([], [], markersize=5, color=colour, label=label, **point) for label, colour in colours.items()]
+    ring = Line2D([], [], markersize=7, markerfacecolor="none", color="#222222", label="wrong answer", **point)
+    return [*key, ring]
+
+# %% ../../nbs/5_evaluation/65_errors.ipynb #92781007
 def plot_map(
     places:np.ndarray, # (clips, 2)
     truth:np.ndarray, # (clips,) class numbers
@@ -210,14 +236,32 @@ def plot_map(
     axes.scatter(*places[wrong].T, s=42, facecolors="none", edgecolors="#222222", linewidths=1)
     axes.set(xticks=[], yticks=[], xlabel=f"{how}, first direction (no unit)", ylabel="second direction (no unit)")
     axes.spines[:].set_color("#9a9a9a")
-    key = [Line2D([], [], marker="o", linestyle="", markersize=5, color=colour, label=label) for label, colour in colours.items()]
-    key.append(Line2D([], [], marker="o", linestyle="", markersize=7, markerfacecolor="none", color="#222222", label="wrong answer"))
-    figure.legend(handles=key, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(handles=_map_key(colours), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     parts = [f"Map of {len(truth):,} clips", f"{int(wrong.sum()):,} wrong", note]
     figure.suptitle(" · ".join(part for part in parts if part), x=0.012, ha="left", fontsize=11.5, fontweight="bold", color="#3b3b3b")
     return figure
 
-# %% ../../nbs/5_evaluation/65_errors.ipynb #b96ff590
+# %% ../../nbs/5_evaluation/65_errors.ipynb #2577b870
+def _label_kilohertz(
+    axes:Axes, # with a row a band
+    bands_hz:Sequence[float], # (bands,) centre of each band in Hz, rising
+):
+    "Label rows with octaves in kHz, at most four of them."
+    octaves = 62.5 * 2.0 ** np.arange(1, 10)
+    octaves = octaves[(bands_hz[0] <= octaves) & (octaves <= bands_hz[-1])][::-1][:4]
+    axes.set_yticks(np.interp(octaves, bands_hz, np.arange(len(bands_hz))), labels=[f"{hertz / 1000:g}" for hertz in octaves])
+
+# %% ../../nbs/5_evaluation/65_errors.ipynb #221af0cc
+def _in_64_colours(
+    content:bytes, # of a PNG file
+) -> bytes: # of a smaller one
+    "A PNG in 64 colours."
+    from PIL import Image as Picture # comes with Matplotlib
+    memory = io.BytesIO()
+    Picture.open(io.BytesIO(content)).convert("RGB").quantize(64, dither=Picture.Dither.NONE).save(memory, "png", optimize=True)
+    return memory.getvalue()
+
+# %% ../../nbs/5_evaluation/65_errors.ipynb #e53e3b1d
 def clip_picture(
     features:np.ndarray, # (bands, frames); one band is a curve
     seconds:float, # duration
@@ -229,30 +273,17 @@ def clip_picture(
     axes = figure.subplots()
     if len(features) > 1:
         axes.imshow(features, origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, -0.5, len(features) - 0.5))
-        if bands_hz is not None: _kilohertz(axes, bands_hz)
+        if bands_hz is not None: _label_kilohertz(axes, bands_hz)
     else: axes.plot(np.linspace(0, seconds, features.shape[1]), features[0], linewidth=0.5, color="#3b3b3b")
     axes.tick_params(labelsize=8, length=2)
     axes.set_xlabel("time (s)", fontsize=8)
     axes.set_ylabel("kHz" if bands_hz is not None else rows_are if len(features) > 1 else "amplitude", fontsize=8)
-    return _smaller(png(figure, dpi=120))
+    return _in_64_colours(png(figure, dpi=120))
 
-def _kilohertz(axes, bands_hz:Sequence[float]):
-    "Label rows with octaves in kHz, at most four of them."
-    octaves = 62.5 * 2.0 ** np.arange(1, 10)
-    octaves = octaves[(bands_hz[0] <= octaves) & (octaves <= bands_hz[-1])][::-1][:4]
-    axes.set_yticks(np.interp(octaves, bands_hz, np.arange(len(bands_hz))), labels=[f"{hertz / 1000:g}" for hertz in octaves])
-
-# %% ../../nbs/5_evaluation/65_errors.ipynb #00c9957b
-def _smaller(content:bytes) -> bytes:
-    "A PNG in 64 colours."
-    from PIL import Image as Picture # comes with Matplotlib
-    memory = io.BytesIO()
-    Picture.open(io.BytesIO(content)).convert("RGB").quantize(64, dither=Picture.Dither.NONE).save(memory, "png", optimize=True)
-    return memory.getvalue()
-
-# %% ../../nbs/5_evaluation/65_errors.ipynb #3353430d
+# %% ../../nbs/5_evaluation/65_errors.ipynb #4955f454
 PLAYED_RATE, PLAYED_SECONDS = 16_000, 4.0 # Hz, s
 
+# %% ../../nbs/5_evaluation/65_errors.ipynb #d02d67c4
 def clip_sound(
     waveform:np.ndarray, # (samples,) within -1 and 1
     rate:int, # Hz
@@ -266,9 +297,9 @@ def clip_sound(
     soundfile.write(memory, samples.clip(-1, 1), PLAYED_RATE, format=kind, subtype=coding)
     return memory.getvalue(), media
 
-# %% ../../nbs/5_evaluation/65_errors.ipynb #926c4677
+# %% ../../nbs/5_evaluation/65_errors.ipynb #07916646
 def card(
-    row, # of `described`
+    row:tuple, # a row of `described`, as its `itertuples` gives it: label, predicted, probability, of_label
     path:str, # of the clip, relative to the corpus
     picture:bytes, # PNG, of `clip_picture`
     sound:bytes, # of `clip_sound`

@@ -68,16 +68,16 @@ def write_predictions(
     "Write predictions as CSV, numbers with eight decimals; whole or not at all."
     return write_text(path, table.to_csv(index=False, float_format="%.8f"))
 
-# %% ../../nbs/5_evaluation/15_predictions.ipynb #146c7796
+# %% ../../nbs/5_evaluation/15_predictions.ipynb #8bd83af7
 # columns of predictions.csv and manifest.csv that are text whatever they look like
-_TEXT = dict.fromkeys(("path", "split", "label", "predicted", "group", "digest"), str)
+_TEXT_COLUMNS = dict.fromkeys(("path", "split", "label", "predicted", "group", "digest"), str)
 
 def read_run_table(
     path:str|Path, # predictions.csv or manifest.csv in the folder of a run
 ) -> pd.DataFrame: # its columns, names as text
     "A table of a finished run; raises `UserError` where the run has not got so far."
     path = Path(path)
-    try: return pd.read_csv(path, dtype=_TEXT, keep_default_na=False)
+    try: return pd.read_csv(path, dtype=_TEXT_COLUMNS, keep_default_na=False)
     except FileNotFoundError as error:
         raise UserError(f"{path.parent}: holds no finished run ({path.name} is missing); "
                         f"run `nonspeech7k run` to its end first") from error

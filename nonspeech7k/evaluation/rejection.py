@@ -5,13 +5,17 @@
 # %% auto #0
 __all__ = ['SCORES', 'familiarity', 'keeping_threshold', 'rejection_setting', 'weighted_fpr', 'judge_rejection', 'plot_rejection']
 
-# %% ../../nbs/5_evaluation/55_rejection.ipynb #0149e293
+# %% ../../nbs/5_evaluation/55_rejection.ipynb #919c7ba6
+from collections.abc import Callable
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from scipy.special import logsumexp, softmax
 
-from .comparison import clip_weights, weighted_auc, weights_by_score
 from .figures import _INK, _clips, _plain, _title
+from .uncertainty import clip_weights, ratio_or_nan, weighted_auc, weights_by_score
 
 # %% ../../nbs/5_evaluation/55_rejection.ipynb #bf44e29b
 SCORES = ("energy", "max_probability")
@@ -25,19 +29,20 @@ def familiarity(
     logits = np.asarray(logits, dtype=np.float64)
     return logsumexp(logits, axis=1) if score == "energy" else softmax(logits, axis=1).max(1)
 
-# %% ../../nbs/5_evaluation/55_rejection.ipynb #7955cc41
+# %% ../../nbs/5_evaluation/55_rejection.ipynb #f1f9c5fc
 def keeping_threshold(
-    scores, # (clips,) familiarity of validation clips
+    scores:ArrayLike, # (clips,) familiarity of validation clips
     keep:float=0.95, # share of them with a score at or above the threshold
-) -> float:
+) -> float: # as the scores
     "The highest threshold that keeps at least this share of the clips; raises `ValueError` for none, or no share."
     scores = np.sort(np.asarray(scores, dtype=np.float64))[::-1]
     if not len(scores) or not 0 < keep <= 1:
         raise ValueError(f"{len(scores)} clips, keep {keep}: expected at least one, and a share")
     return float(scores[int(np.ceil(keep * len(scores) - 1e-9)) - 1])
 
+# %% ../../nbs/5_evaluation/55_rejection.ipynb #e6bb7aee
 def rejection_setting(
-    logits, # (clips, classes) of validation clips, not yet divided by the temperature
+    logits:ArrayLike, # (clips, classes) of validation clips, not yet divided by the temperature
     temperature:float, # of the final model
     score:str="energy", # one of SCORES
     keep:float=0.95, # share of the validation clips that get an answer
@@ -46,40 +51,70 @@ def rejection_setting(
     scores = familiarity(np.asarray(logits, dtype=np.float64) / temperature, score)
     return {"score": score, "threshold": keeping_threshold(scores, keep), "keep": keep, "clips": len(scores)}
 
-# %% ../../nbs/5_evaluation/55_rejection.ipynb #6ba5d0f7
+# %% ../../nbs/5_evaluation/55_rejection.ipynb #de8797c2
 def weighted_fpr(
-    known, # (clips,) 1 for a clip of a trained class, 0 for a foreign one
-    scores, # (clips,) familiarity
-    weights, # (resamples, clips)
+    known:ArrayLike, # (clips,) 1 for a clip of a trained class, 0 for a foreign one
+    scores:ArrayLike, # (clips,) familiarity
+    weights:ArrayLike, # (resamples, clips)
     keep:float=0.95, # share of the known clips at or above the threshold
 ) -> np.ndarray: # (resamples,) NaN where a resample has clips of one kind only
     "The share of foreign clips at or above the threshold that keeps this share of the known ones."
     own, other = weights_by_score(known, scores, weights)
     kept, passed = own.cumsum(1), other.cumsum(1)
     place = (kept >= keep * own.sum(1, keepdims=True) - 1e-9).argmax(1)
-    whole = other.sum(1) * (own.sum(1) > 0)
-    return np.divide(passed[np.arange(len(passed)), place], whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return ratio_or_nan(passed[np.arange(len(passed)), place], other.sum(1) * (own.sum(1) > 0))
 
-# %% ../../nbs/5_evaluation/55_rejection.ipynb #25599898
-def judge_rejection(
-    known, # (clips,) whether a clip is of a trained class
-    scores, # (clips,) familiarity
-    groups, # (clips,) speaker or recording of each clip; drawn as a whole
-    resamples:int=1000,
-    seed:int=0,
-) -> dict: # JSON-ready: 'auroc', 'fpr95', 'known', 'foreign' (numbers of clips), 'groups', 'ci95'
-    "How well a score tells foreign clips from known ones, with 95 % intervals; raises `ValueError` for one kind only."
+# %% ../../nbs/5_evaluation/55_rejection.ipynb #dd35f5fd
+def _rate_and_interval(
+    rate:Callable, # `weighted_auc` or `weighted_fpr`
+    known:np.ndarray, # (clips,) 0 or 1
+    scores:ArrayLike, # (clips,) familiarity
+    weights:np.ndarray, # (resamples, clips)
+) -> tuple[float, list[float]]: # the rate of all clips, and [low, high]
+    "A rate and its 95 % interval over the resamples."
+    bounds = np.nanquantile(rate(known, scores, weights), [0.025, 0.975])
+    return float(rate(known, scores, np.ones((1, len(known))))[0]), bounds.tolist()
+
+# %% ../../nbs/5_evaluation/55_rejection.ipynb #662df55b
+def _both_kinds(
+    known:ArrayLike, # (clips,) whether a clip is of a trained class
+) -> np.ndarray: # (clips,) 0 or 1
+    "Whether each clip is known, as numbers; raises `ValueError` for one kind only."
     known = np.asarray(known).astype(int)
     if known.min(initial=1) == known.max(initial=0): raise ValueError("only known or only foreign clips; expected both")
-    whole, drawn = np.ones((1, len(known))), clip_weights(groups, resamples, seed)
-    found, bounds = {}, {}
-    for name, rate in (("auroc", weighted_auc), ("fpr95", weighted_fpr)):
-        found[name] = float(rate(known, scores, whole)[0])
-        bounds[name] = np.nanquantile(rate(known, scores, drawn), [0.025, 0.975]).tolist()
-    return found | {"known": int(known.sum()), "foreign": int((1 - known).sum()), "groups": len(set(groups)),
-                    "ci95": bounds}
+    return known
 
-# %% ../../nbs/5_evaluation/55_rejection.ipynb #702f3c90
+# %% ../../nbs/5_evaluation/55_rejection.ipynb #35585603
+def judge_rejection(
+    known:ArrayLike, # (clips,) whether a clip is of a trained class
+    scores:ArrayLike, # (clips,) familiarity
+    groups:ArrayLike, # (clips,) speaker or recording of each clip; drawn as a whole
+    resamples:int=1000, # how many times groups are drawn
+    seed:int=0, # of the draws
+) -> dict: # JSON-ready: 'auroc', 'fpr95', 'known', 'foreign' (numbers of clips), 'groups', 'ci95'
+    "How well a score tells foreign clips from known ones, with 95 % intervals; raises `ValueError` for one kind only."
+    known, drawn = _both_kinds(known), clip_weights(groups, resamples, seed)
+    rates = {name: _rate_and_interval(rate, known, scores, drawn)
+             for name, rate in (("auroc", weighted_auc), ("fpr95", weighted_fpr))}
+    return {name: rate for name, (rate, _) in rates.items()} | {
+        "known": int(known.sum()), "foreign": int((1 - known).sum()), "groups": len(set(groups)),
+        "ci95": {name: bounds for name, (_, bounds) in rates.items()}}
+
+# %% ../../nbs/5_evaluation/55_rejection.ipynb #40beb69c
+def _draw_shares(
+    axes:Axes, # to draw on
+    known:np.ndarray, # (clips,) bool, whether a clip is of a trained class
+    scores:np.ndarray, # (clips,) familiarity
+    threshold:float|None, # drawn as a line
+):
+    "The shares of known and of foreign clips over the score."
+    edges = np.linspace(scores.min(), scores.max() + 1e-9, 25)
+    for kind, name, colour in ((known, "known", "#0173b2"), (~known, "foreign", "#de8f05")):
+        axes.hist(scores[kind], edges, weights=np.full(kind.sum(), 1 / kind.sum()), color=colour, alpha=0.6,
+                  label=f"{name}, {_clips(int(kind.sum()))}")
+    if threshold is not None: axes.axvline(threshold, color=_INK, linestyle="--", linewidth=1.2, label="threshold")
+
+# %% ../../nbs/5_evaluation/55_rejection.ipynb #8202d8d9
 def plot_rejection(
     panels:dict[str, tuple], # title → (known (clips,) bool, scores (clips,), threshold or None)
     note:str="", # said in the title
@@ -88,12 +123,7 @@ def plot_rejection(
     figure = Figure(figsize=(3.7 * len(panels) + 0.3, 3.2), layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, (known, scores, threshold)) in zip(grid, panels.items()):
-        known, scores = np.asarray(known, dtype=bool), np.asarray(scores)
-        edges = np.linspace(scores.min(), scores.max() + 1e-9, 25)
-        for kind, name, colour in ((known, "known", "#0173b2"), (~known, "foreign", "#de8f05")):
-            axes.hist(scores[kind], edges, weights=np.full(kind.sum(), 1 / kind.sum()), color=colour, alpha=0.6,
-                      label=f"{name}, {_clips(int(kind.sum()))}")
-        if threshold is not None: axes.axvline(threshold, color=_INK, linestyle="--", linewidth=1.2, label="threshold")
+        _draw_shares(axes, np.asarray(known, dtype=bool), np.asarray(scores), threshold)
         _plain(axes).set_title(title, fontsize=10, loc="left", color=_INK)
         axes.set_xlabel("score", fontsize=9)
         axes.legend(frameon=False, fontsize=8)
