@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['read_csv']
 
-# %% ../../nbs/1_data/40_csvtable.ipynb #746399a3
+# %% ../../nbs/1_data/40_csvtable.ipynb #7c681eec
 from pathlib import Path
 
 import pandas as pd
 
 from .finding import corpus_root, given_path
-from .manifest import MANIFEST, SEPARATOR, Corpus, Problem, label_names, ordered_labels
+from .manifest import MANIFEST, SEPARATOR, Corpus, Problem, classes_in, label_names, ordered_labels
 from .rows import Rows, corpus_of_rows, files_of_rows, manifest_columns, reject_untrained
 from .tables import USUAL_HEADERS, map_columns, read_table, rows_where
 
@@ -27,25 +27,32 @@ def _reject_unlabelled(
         rows.reject(label.str.contains(SEPARATOR), "label",
                     lambda row: f"'{label[row]}': set corpus.labels_per_clip to several, or rename the class")
 
-# %% ../../nbs/1_data/40_csvtable.ipynb #933b8aed
-def _reject_unlisted(
+# %% ../../nbs/1_data/40_csvtable.ipynb #2ccc2f97
+def _reject_other_classes(
     rows:Rows, # of the table
     label:pd.Series, # (rows,) cells
     labels:list[str], # the classes that the recipe fixes
     labels_per_clip:str, # 'one' or 'several'
 ):
-    "Rejects rows of another class than those that are fixed; notes fixed classes without a row."
+    "Rejects rows of another class than those that are fixed."
     foreign = {text: [name for name in label_names(text, labels_per_clip) if name not in labels] for text in set(label)}
     rows.reject([bool(foreign[text]) for text in label], "label",
                 lambda row: f"unknown class: '{SEPARATOR.join(foreign[label[row]])}' is not in corpus.labels")
-    named = {name for text in foreign for name in label_names(text, labels_per_clip)}
-    for table in rows.tables:
-        absent = [name for name in labels if name not in named]
-        sentence = "no row has the class '{}' of corpus.labels; correct or remove it there"
-        rows.problems += [Problem(table.name, None, table.headers.get("label"), sentence.format(name))
-                          for name in absent]
 
-# %% ../../nbs/1_data/40_csvtable.ipynb #73dcfc10
+# %% ../../nbs/1_data/40_csvtable.ipynb #0bace819
+def _note_unused_classes(
+    rows:Rows, # of the table
+    label:pd.Series, # (rows,) cells
+    labels:list[str], # the classes that the recipe fixes
+    labels_per_clip:str, # 'one' or 'several'
+):
+    "Notes a problem for each fixed class without a row."
+    named = classes_in(label, labels_per_clip)
+    rows.problems += [Problem(table.name, None, table.headers.get("label"),
+                              f"no row has the class '{name}' of corpus.labels; correct or remove it there")
+                      for table in rows.tables for name in labels if name not in named]
+
+# %% ../../nbs/1_data/40_csvtable.ipynb #dfd59d0f
 def read_csv(
     root:str|Path, # the folder that the table's paths start from
     table:str|Path, # CSV, relative to the root or to the working folder
@@ -65,9 +72,11 @@ def read_csv(
     labels = None if labels is None else [str(name) for name in labels]
     if labels_per_clip == "several": label = label.map(ordered_labels)
     _reject_unlabelled(rows, label, labels_per_clip)
-    if labels: _reject_unlisted(rows, label, labels, labels_per_clip)
+    if labels:
+        _reject_other_classes(rows, label, labels, labels_per_clip)
+        _note_unused_classes(rows, label, labels, labels_per_clip)
     parts = manifest_columns(rows, files)
     reject_untrained(rows, label, parts["split"], "label", labels_per_clip)
-    found = sorted({name for text in set(label[rows.good]) for name in label_names(text, labels_per_clip)})
+    found = sorted(classes_in(label[rows.good], labels_per_clip))
     return corpus_of_rows(root, "csv", rows, parts | {"label": label},
                           [name for name in rows.frame if name not in MANIFEST], labels or found, labels_per_clip)

@@ -25,10 +25,10 @@ def esc50_table(
     return next((path for path in (root/"meta"/"esc50.csv", *sorted(root.glob("*/meta/esc50.csv")))
                  if os.path.exists(path)), None)
 
-# %% ../../nbs/1_data/30_esc50.ipynb #871f3698
+# %% ../../nbs/1_data/30_esc50.ipynb #f2b2eee0
 _ESC50_COLUMNS = ("filename", "fold", "target", "category", "src_file") # the columns that are needed
 
-def _name_columns(
+def _name_esc50_columns(
     table:Table, # as read
 ) -> Table:
     "The table with its columns by the names of `_ESC50_COLUMNS`; raises `UserError` where one is missing."
@@ -37,7 +37,7 @@ def _name_columns(
         if plain_header(needed) not in plain: raise missing_column(table, needed)
     return rename_columns(table, {plain[plain_header(needed)]: needed for needed in _ESC50_COLUMNS})
 
-# %% ../../nbs/1_data/30_esc50.ipynb #9930edcc
+# %% ../../nbs/1_data/30_esc50.ipynb #6e7ac721
 def read_esc50(
     root:str|Path, # the folder with audio/ and meta/esc50.csv
     where:dict|None=None, # {'esc10': True} keeps the ten classes of ESC-10
@@ -49,7 +49,7 @@ def read_esc50(
     if path is None:
         raise UserError(f"{root}: there is no meta/esc50.csv; unpack ESC-50 there or correct corpus.root")
     table, problems = read_table(path, root)
-    rows = Rows(rows_where([_name_columns(table)] if table else [], where), _ESC50_COLUMNS, problems)
+    rows = Rows(rows_where([_name_esc50_columns(table)] if table else [], where), _ESC50_COLUMNS, problems)
     labels, order = labels_of_ids(rows, "target", "category")
     files = files_of_rows(rows, "filename", [path.parent.parent/"audio"], root)
     rows.reject(rows.frame["src_file"] == "", "src_file",

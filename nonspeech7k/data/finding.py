@@ -159,8 +159,8 @@ def folder_listing(
     except (FileNotFoundError, NotADirectoryError): return {}, ABSENT
     except OSError as error: return {}, f"the folder of this file {why_closed(error)}"
 
-# %% ../../nbs/1_data/15_finding.ipynb #df02c5b1
-def _look_up(
+# %% ../../nbs/1_data/15_finding.ipynb #d2d47408
+def _look_up_file(
     name:str, # a path as the table writes it
     starts:list[str], # absolute folders where to look, in this order
     listings:dict[str, tuple], # of the folders that were asked for already; grows
@@ -176,7 +176,7 @@ def _look_up(
         if is_file is False or lost != ABSENT: trouble = NOT_A_FILE if is_file is False else lost
     return "", trouble
 
-# %% ../../nbs/1_data/15_finding.ipynb #b108a91b
+# %% ../../nbs/1_data/15_finding.ipynb #0ac5afcb
 def find_files(
     names:list[str], # paths as the table writes them
     folders:list[Path], # where to look, in this order
@@ -187,4 +187,4 @@ def find_files(
     starts, troubles = [os.path.abspath(folder) for folder in folders], {} # one object for each, however many rows
     return [(path.removeprefix(base).replace(os.sep, "/"), "") if path
             else troubles.setdefault(trouble, ("", trouble))
-            for path, trouble in (_look_up(name, starts, listings) for name in names)]
+            for path, trouble in (_look_up_file(name, starts, listings) for name in names)]

@@ -22,9 +22,20 @@ from nonspeech7k.data.rows import (
 from .tables import USUAL_HEADERS, Table, map_columns, read_table, rows_where
 from ..files import UserError
 
-# %% ../../nbs/1_data/35_folders.ipynb #3efb32cb
+# %% ../../nbs/1_data/35_folders.ipynb #3be8f120
 _SPLIT_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing": "test"} # small letters → split
 
+def _refuse_validation_folder(
+    names:list[str], # of the folders at the top
+    root:Path, # of the corpus, for the error
+):
+    "Raises `UserError` at a validation folder."
+    for name in names:
+        if name.lower() in ("val", "valid", "validation", "dev"):
+            raise UserError(f"{root/name}: a validation split has no place here, folds take that part; "
+                            "move its clips to train")
+
+# %% ../../nbs/1_data/35_folders.ipynb #cf36debe
 def _folders_are_splits(
     clips:list[str], # paths of audio files
     root:Path, # of the corpus, for the error
@@ -34,13 +45,10 @@ def _folders_are_splits(
     parts = [path.split("/") for path in clips]
     top = {part[0].lower(): part[0] for part in parts if len(part) > 1}
     if not any(len(part) > 2 and part[0].lower() in _SPLIT_FOLDERS for part in parts): return False
-    third = [name for low, name in top.items() if low in ("val", "valid", "validation", "dev")]
-    if third:
-        raise UserError(f"{root/third[0]}: a validation split has no place here, folds take that part; "
-                        "move its clips to train")
+    _refuse_validation_folder(list(top.values()), root)
     return set(top) <= set(_SPLIT_FOLDERS)
 
-# %% ../../nbs/1_data/35_folders.ipynb #77682270
+# %% ../../nbs/1_data/35_folders.ipynb #c5c7afc0
 @dataclass(frozen=True, eq=False)
 class _ClassFolders:
     "What the class folders of a root say."
@@ -48,6 +56,7 @@ class _ClassFolders:
     problems:list[Problem] # audio that is in no class folder or is no file, and folders that are closed
     classes:set[str] # names of the class folders, with those that are closed
 
+# %% ../../nbs/1_data/35_folders.ipynb #5512e305
 def _clips_in_folders(
     paths:list[str], # of the clips
     depth:int, # folders above the class folder: 1 where they are splits
@@ -66,25 +75,45 @@ def _path_problems(
     "The problem of each path."
     return list_problems(paths, lambda path: Problem(printable(path), None, None, sentence))
 
-# %% ../../nbs/1_data/35_folders.ipynb #7257f308
+# %% ../../nbs/1_data/35_folders.ipynb #4cdc7d8e
+def _audio_below(
+    root:Path, # of the corpus
+) -> tuple[list[tuple[str, bool]], list[Problem]]: # path, and whether it is a file; folders that are closed
+    "What is called like audio below a root."
+    entries = walk(root, closed=(closed := []))
+    return [(path, is_file) for path, is_file in entries if is_audio(path)], closed
+
+# %% ../../nbs/1_data/35_folders.ipynb #efa56949
 def _read_class_folders(
     root:Path, # of the corpus
 ) -> _ClassFolders:
     "The clips in the class folders of a root, and audio that is in none or is no file."
-    entries = walk(root, closed=(closed := []))
-    found = [(path, is_file) for path, is_file in entries if is_audio(path)]
+    found, closed = _audio_below(root)
     text = [(path, is_file) for path, is_file in found if printable(path) == path]
     depth = int(_folders_are_splits([path for path, _ in text], root))
     clips = [path for path, is_file in text if is_file]
     problems = [*closed, *_path_problems([path for path, is_file in text if not is_file], NOT_A_FILE),
-                *_path_problems([path for path, _ in found if printable(path) != path], "the name is not UTF-8; rename it"),
+                *_path_problems([path for path, _ in found if printable(path) != path],
+                                "the name is not UTF-8; rename it"),
                 *_path_problems([path for path in clips if path.count("/") <= depth],
                                 "it lies in no class folder; move it into one")]
     table = _clips_in_folders([path for path in clips if path.count("/") > depth], depth)
     hidden = {composed(name) for problem in closed for name in problem.file.split("/")[depth:depth + 1]}
     return _ClassFolders(table, problems, hidden | set(table["label"]))
 
-# %% ../../nbs/1_data/35_folders.ipynb #d750f1b9
+# %% ../../nbs/1_data/35_folders.ipynb #d2d683c5
+def _reject_disagreeing(
+    rows:Rows, # of the table
+    column:str, # 'label' or 'split'
+    known:set[str], # what a folder may say; other words are not compared
+    given:list[str], # what each row says
+    folder:list[str], # what the folder of each row says, empty where there is none
+):
+    "Rejects rows that say something else than the folder of their file."
+    rows.reject([said in known and of not in ("", said) for said, of in zip(given, folder)], column,
+                lambda row: f"'{given[row]}' and the folder '{folder[row]}' disagree")
+
+# %% ../../nbs/1_data/35_folders.ipynb #fc376ff9
 def _reject_other_folders(
     rows:Rows, # of the table
     files:list[str], # path of each row
@@ -94,33 +123,28 @@ def _reject_other_folders(
     clips, classes = folders.clips, folders.classes
     labels, splits = (dict(zip(clips["path"], clips[name])) for name in ("label", "split"))
     folder, side = [labels.get(path, "") for path in files], [splits.get(path, "") for path in files]
-    given, split = [composed(name) for name in rows.frame["label"]], lower_texts(rows.frame["split"])
+    given, split = [composed(name) for name in rows.frame["label"]], list(lower_texts(rows.frame["split"]))
     rows.reject([path != "" and path not in labels for path in files], "path",
                 lambda row: f"{files[row]}: it lies in no class folder; move it into one")
     rows.reject([name != "" and name not in classes for name in given], "label",
                 lambda row: f"unknown class: '{given[row]}' is no folder here")
-    rows.reject([name in classes and of not in ("", name) for name, of in zip(given, folder)], "label",
-                lambda row: f"'{given[row]}' and the folder '{folder[row]}' disagree")
-    rows.reject([name in _SPLIT_FOLDERS and of not in ("", name) for name, of in zip(split, side)], "split",
-                lambda row: f"'{split[row]}' and the folder '{side[row]}' disagree")
+    _reject_disagreeing(rows, "label", classes, given, folder)
+    _reject_disagreeing(rows, "split", set(_SPLIT_FOLDERS), split, side)
     return folder, side
 
-# %% ../../nbs/1_data/35_folders.ipynb #ac24e06b
+# %% ../../nbs/1_data/35_folders.ipynb #1e1fce22
 def _clips_without_row(
     root:Path, # of the corpus
-    tables:list[Table], # one, or none where it could not be read
+    table:Table, # beside the class folders
     clips:pd.DataFrame, # from the class folders
 ) -> list[Problem]:
     "A problem for each clip that the table does not mention."
-    problems = []
-    for table in tables:
-        found = find_files([name.replace("\\", "/") for name in table.frame["path"]], [root], root)
-        without = sorted(set(clips["path"]) - {path for path, _ in found})
-        problems += list_problems(without, lambda clip: Problem(
-            table.name, None, None, f"no row for {clip}; add one or remove the file"))
-    return problems
+    found = find_files([name.replace("\\", "/") for name in table.frame["path"]], [root], root)
+    without = sorted(set(clips["path"]) - {path for path, _ in found})
+    return list_problems(without, lambda clip: Problem(
+        table.name, None, None, f"no row for {clip}; add one or remove the file"))
 
-# %% ../../nbs/1_data/35_folders.ipynb #9acbc1ef
+# %% ../../nbs/1_data/35_folders.ipynb #e05a4118
 def _corpus_with_table(
     root:Path, # of the corpus
     path:Path, # of the table
@@ -131,8 +155,8 @@ def _corpus_with_table(
     "The clips of class folders, with what a table says about them."
     table, found = read_table(path, root)
     tables = [map_columns(table, columns, ("path",))] if table else []
-    problems = [*folders.problems, *found, *_clips_without_row(root, tables, folders.clips)]
-    rows = Rows(rows_where(tables, where), tuple(USUAL_HEADERS), problems)
+    for mapped in tables: found += _clips_without_row(root, mapped, folders.clips)
+    rows = Rows(rows_where(tables, where), tuple(USUAL_HEADERS), folders.problems + found)
     files = files_of_rows(rows, "path", [root], root)
     label, side = _reject_other_folders(rows, files, folders)
     parts = manifest_columns(rows, files)
@@ -141,15 +165,21 @@ def _corpus_with_table(
     return corpus_of_rows(root, "folders", rows, parts | {"label": label},
                           [name for name in rows.frame if name not in MANIFEST], sorted(set(label)))
 
-# %% ../../nbs/1_data/35_folders.ipynb #95ec5453
+# %% ../../nbs/1_data/35_folders.ipynb #cbb1f0f9
+def _untrained_classes(
+    clips:pd.DataFrame, # label and split
+) -> list[str]: # in the order of the alphabet
+    "Classes that only test folders have, where there are other folders at all."
+    trained = set(clips.loc[clips["split"] != "test", "label"])
+    return sorted(set(clips["label"]) - trained) if trained else []
+
+# %% ../../nbs/1_data/35_folders.ipynb #83b2420e
 def _corpus_without_table(
     root:Path, # of the corpus
     folders:_ClassFolders, # of the root
 ) -> Corpus:
     "The clips of class folders, each in a group of its own."
-    clips = folders.clips
-    trained = set(clips.loc[clips["split"] != "test", "label"])
-    untrained = sorted(set(clips["label"]) - trained) if trained else []
+    clips, untrained = folders.clips, _untrained_classes(folders.clips)
     problems = folders.problems + [Problem(f"test/{label}", None, None,
         f"unknown class: '{label}' has no clip to train on; add some or remove the folder") for label in untrained]
     rows = Rows([Table("", clips[~clips["label"].isin(untrained)], {})], (), problems)

@@ -16,12 +16,13 @@ from .manifest import Corpus
 from .nonspeech7k import nonspeech7k_tables, read_nonspeech7k
 from ..files import UserError
 
-# %% ../../nbs/1_data/50_layouts.ipynb #74a8c78c
-LAYOUTS = ("auto", "nonspeech7k", "esc50", "folders", "csv")
-_READERS = {"nonspeech7k": (read_nonspeech7k, ("where", "train_table", "test_table", "train_audio", "test_audio")),
-            "esc50": (read_esc50, ("where",)),
-            "folders": (read_folders, ("table", "columns", "where")),
-            "csv": (read_csv, ("table", "columns", "where", "labels", "labels_per_clip"))}
+# %% ../../nbs/1_data/50_layouts.ipynb #5c0788c8
+LAYOUTS = ("auto", "nonspeech7k", "esc50", "folders", "csv") # as recipes call them; 'auto' recognises the layout
+_LAYOUT_READERS = { # layout → its reader, and the settings that it takes
+    "nonspeech7k": (read_nonspeech7k, ("where", "train_table", "test_table", "train_audio", "test_audio")),
+    "esc50": (read_esc50, ("where",)),
+    "folders": (read_folders, ("table", "columns", "where")),
+    "csv": (read_csv, ("table", "columns", "where", "labels", "labels_per_clip"))}
 
 # %% ../../nbs/1_data/50_layouts.ipynb #b831b04b
 SETTINGS = ("table", "columns", "where", "labels", "labels_per_clip",
@@ -38,8 +39,8 @@ def _given_settings(
     if given.get("labels_per_clip") == "one": del given["labels_per_clip"]
     return given
 
-# %% ../../nbs/1_data/50_layouts.ipynb #871eb7f5
-def _recognise(
+# %% ../../nbs/1_data/50_layouts.ipynb #3923e157
+def _recognise_layout(
     root:Path, # of the corpus
     given:dict, # the settings that say something
 ) -> str: # one of `LAYOUTS`
@@ -55,7 +56,7 @@ def _recognise(
                     f"meta/esc50.csv (esc50) and folders with audio files ({', '.join(AUDIO)}); "
                     "correct corpus.root, or name your table as corpus.table")
 
-# %% ../../nbs/1_data/50_layouts.ipynb #8806ceb9
+# %% ../../nbs/1_data/50_layouts.ipynb #67220a89
 def read_corpus(
     root:str|Path, # the folder of the recordings
     layout:str="auto", # one of `LAYOUTS`
@@ -68,8 +69,8 @@ def read_corpus(
     given, root = _given_settings(settings), corpus_root(root)
     if layout not in LAYOUTS:
         raise UserError(f"corpus.layout: there is no '{layout}'; choose from {', '.join(LAYOUTS)}")
-    if layout == "auto": layout = _recognise(root, given)
-    reader, keys = _READERS[layout]
+    if layout == "auto": layout = _recognise_layout(root, given)
+    reader, keys = _LAYOUT_READERS[layout]
     for key in given:
         if key not in keys:
             raise UserError(f"corpus.{key}: the layout {layout} has no use for it; "

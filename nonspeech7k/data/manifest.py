@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST', 'SEPARATOR', 'MANIFEST', 'Problem', 'list_problems', 'problem_lines', 'label_names', 'ordered_labels',
-           'each_label', 'Corpus', 'paths', 'check_corpus', 'group_word']
+           'classes_in', 'each_label', 'Corpus', 'paths', 'check_corpus', 'group_word']
 
-# %% ../../nbs/1_data/10_manifest.ipynb #bcfe96e5
-from collections.abc import Callable, Sequence
+# %% ../../nbs/1_data/10_manifest.ipynb #358623a6
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,6 +70,14 @@ def ordered_labels(
 ) -> str: # as the manifest holds it, 'breath;cough'
     "Several labels in the order of the alphabet, each once, without the blanks around them."
     return SEPARATOR.join(sorted({name.strip() for name in label.split(SEPARATOR)} - {""}))
+
+# %% ../../nbs/1_data/10_manifest.ipynb #ac287f42
+def classes_in(
+    labels:Iterable[str], # cells of the manifest's column, in any order, few of them different
+    labels_per_clip:str="one", # or 'several'
+) -> set[str]:
+    "All classes that some clips belong to."
+    return {name for label in set(labels) for name in label_names(label, labels_per_clip)}
 
 # %% ../../nbs/1_data/10_manifest.ipynb #359afa90
 def each_label(

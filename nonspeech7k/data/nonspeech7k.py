@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['nonspeech7k_tables', 'read_nonspeech7k']
 
-# %% ../../nbs/1_data/25_nonspeech7k.ipynb #764b196f
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #b2f00290
 import re
 from functools import lru_cache
 from pathlib import Path
+
+import pandas as pd
 
 from .finding import NOT_A_FILE, corpus_root, given_path, is_audio, path_key, relative_path, walk
 from .manifest import MANIFEST, Corpus, Problem
@@ -37,25 +39,32 @@ def _split_in_folders(
     "The split that the folders of a path speak of, the innermost first."
     return next((split for part in reversed(folder.split("/")) if (split := _split_in_name(part))), "")
 
-# %% ../../nbs/1_data/25_nonspeech7k.ipynb #24b67b71
-_FIELDS = {"filename": "filename", "fileid": "file_id", "classid": "class_id", "classname": "class_name", # plain header → column
-           "source": "source",
-           "durationinms": "duration_ms", "durationms": "duration_ms", "duration": "duration_ms",
-           "augmentationid": "augmentation_id", "augmentid": "augmentation_id",
-           "augmentationtype": "augmentation_type", "augmenttype": "augmentation_type"}
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #fe1f3361
+_NONSPEECH7K_COLUMNS = { # plain header → name of the column
+    "filename": "filename", "fileid": "file_id", "classid": "class_id", "classname": "class_name", "source": "source",
+    "durationinms": "duration_ms", "durationms": "duration_ms", "duration": "duration_ms",
+    "augmentationid": "augmentation_id", "augmentid": "augmentation_id",
+    "augmentationtype": "augmentation_type", "augmenttype": "augmentation_type"}
 
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #26186a41
+def _likeness(
+    path:Path, # of a CSV
+) -> str: # 'complete', 'near' or ''
+    "How much a CSV looks like this archive's metadata."
+    header, needed = plain_headers(path), {"filename", "classid"}
+    if header is None: return "near" if _split_in_name(path.name) else ""
+    if needed <= header: return "complete"
+    return "near" if needed & header and len(header & set(_NONSPEECH7K_COLUMNS)) > 1 else ""
+
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #ee038238
 def nonspeech7k_tables(
     root:Path, # of the corpus
 ) -> tuple[list[str], list[str]]: # complete ones and near misses, relative to the root
     "The CSVs, at most three folders below the root, that look like this archive's metadata."
-    complete, near = [], []
-    for path, is_file in walk(root, closed=[]): # `_sounds_by_name` reports what is closed
-        if not is_file or not path.lower().endswith(".csv") or path.count("/") > 3: continue
-        header, needed = plain_headers(root/path), {"filename", "classid"}
-        if header is None: near += [path] * bool(_split_in_name(Path(path).name))
-        elif needed <= header: complete.append(path)
-        elif needed & header and len(header & set(_FIELDS)) > 1: near.append(path)
-    return complete, near
+    entries = walk(root, closed=[]) # `_sounds_by_name` reports what is closed
+    found = [(path, _likeness(root/path)) for path, is_file in entries
+             if is_file and path.lower().endswith(".csv") and path.count("/") <= 3]
+    return [path for path, like in found if like == "complete"], [path for path, like in found if like == "near"]
 
 # %% ../../nbs/1_data/25_nonspeech7k.ipynb #7952d81b
 def _tables_by_split(
@@ -70,7 +79,18 @@ def _tables_by_split(
         if split not in named and (split or not named): chosen.setdefault(split, []).append(root/path)
     return chosen
 
-# %% ../../nbs/1_data/25_nonspeech7k.ipynb #c525bccc
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #187e321e
+def _refuse_two_tables(
+    root:Path, # of the corpus
+    chosen:dict[str, list[Path]], # split → tables, '' for one that speaks of neither
+):
+    "Raises `UserError` where a split has more than one table, or one beside a table of both."
+    if any(len(found) > 1 for found in chosen.values()) or ("" in chosen and len(chosen) > 1):
+        every = ", ".join(sorted(relative_path(path, root) for found in chosen.values() for path in found))
+        raise UserError(f"{root}: more than one table for the same clips ({every}); remove one, "
+                        "or name them as corpus.train_table and corpus.test_table")
+
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #3c3fc08c
 def _choose_tables(
     root:Path, # of the corpus
     given:dict[str, str|Path|None], # split → table that the user names
@@ -80,42 +100,46 @@ def _choose_tables(
     if not chosen:
         raise UserError(f"{root}: no CSV with the columns Filename and Class ID; "
                         "put the metadata there or name it as corpus.train_table")
-    if any(len(found) > 1 for found in chosen.values()) or ("" in chosen and len(chosen) > 1):
-        every = ", ".join(sorted(relative_path(path, root) for found in chosen.values() for path in found))
-        raise UserError(f"{root}: more than one table for the same clips ({every}); remove one, "
-                        "or name them as corpus.train_table and corpus.test_table")
+    _refuse_two_tables(root, chosen)
     return [(found[0], split) for split, found in sorted(chosen.items())]
 
-# %% ../../nbs/1_data/25_nonspeech7k.ipynb #5f79915e
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #3c422c6e
 def _field_names(
     table:Table, # as read
 ) -> dict[str, str]: # header → name
-    "What the columns are, by the names of `_FIELDS`; raises `UserError` where Filename or Class ID is missing."
+    "The columns by the names of `_NONSPEECH7K_COLUMNS`; raises `UserError` without Filename or Class ID."
     names = {}
     for header in table.frame:
-        field = _FIELDS.get(plain_header(header), re.sub(r"\W+", "_", header.lower()))
+        field = _NONSPEECH7K_COLUMNS.get(plain_header(header), re.sub(r"\W+", "_", header.lower()))
         if field not in names.values(): names[header] = f"table_{field}" if field in MANIFEST else field
     for field, header in (("filename", "Filename"), ("class_id", "Class ID")):
         if field not in names.values(): raise missing_column(table, header)
     return names
 
-# %% ../../nbs/1_data/25_nonspeech7k.ipynb #db3f9ccd
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #1472220f
+def _mend_misspellings(
+    frame:pd.DataFrame, # of one table, by the names of `_NONSPEECH7K_COLUMNS`; changed in place
+):
+    "Mends Orignal and yawm, and writes class names in small letters."
+    for column in set(frame) - {"filename"}:
+        frame[column] = frame[column].replace({"Orignal": "Original", "orignal": "original"})
+    if "class_name" in frame:
+        names = frame["class_name"].str.lower().replace({"yawm": "yawn"})
+        frame["class_name"] = names.str.normalize("NFC") if len(names) else names
+
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #0875a668
 def _read_metadata(
     path:Path, # of the CSV
     root:Path, # of the corpus
 ) -> tuple[Table|None, list[Problem]]: # None where there is no header to go by
-    "One metadata table with columns by the names of `_FIELDS` and the known misspellings mended."
+    "One metadata table with columns by the names of `_NONSPEECH7K_COLUMNS` and the known misspellings mended."
     table, problems = read_table(path, root)
     if table is None: return None, problems
     table = rename_columns(table, _field_names(table))
-    for column in set(table.frame) - {"filename"}:
-        table.frame[column] = table.frame[column].replace({"Orignal": "Original", "orignal": "original"})
-    if "class_name" in table.frame:
-        names = table.frame["class_name"].str.lower().replace({"yawm": "yawn"})
-        table.frame["class_name"] = names.str.normalize("NFC") if len(names) else names
+    _mend_misspellings(table.frame)
     return table, problems
 
-# %% ../../nbs/1_data/25_nonspeech7k.ipynb #b3a7efea
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #69a32adc
 def _rows_of_tables(
     root:Path, # of the corpus
     chosen:list[tuple[Path, str]], # table and its split
@@ -126,7 +150,8 @@ def _rows_of_tables(
     tables = rows_where([table for table, _ in read if table is not None], where)
     sides = [split for (_, split), (table, _) in zip(chosen, read) if table is not None]
     splits = [side for table, side in zip(tables, sides) for _ in range(len(table.frame))]
-    return Rows(tables, tuple(_FIELDS.values()), [problem for _, problems in read for problem in problems]), splits
+    problems = [problem for _, found in read for problem in found]
+    return Rows(tables, tuple(_NONSPEECH7K_COLUMNS.values()), problems), splits
 
 # %% ../../nbs/1_data/25_nonspeech7k.ipynb #877b09d8
 def _sounds_by_name(
@@ -211,13 +236,12 @@ def _recording_in_name(
     match = re.match(rf"(.+?)_{re.escape(number)}_", stem)
     return match[1] if match else stem
 
-# %% ../../nbs/1_data/25_nonspeech7k.ipynb #2d984ecc
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #bb555747
 def _recordings_of_rows(
     rows:Rows, # of the metadata
 ) -> list[str]: # one a row
     "The group of each row: source and File ID, or what the file name says."
-    tables = {id(table): table for table in rows.table}.values()
-    complete = all({"source", "file_id"} <= set(table.headers) for table in tables)
+    complete = all({"source", "file_id"} <= set(table.headers) for table in rows.tables if len(table.frame))
     spelling = {source.casefold(): source for source in sorted(set(rows.frame["source"]), reverse=True)}
     ids, numbers = (rows.frame[name].str.replace(r"[.]0+$", "", regex=True) for name in ("file_id", "class_id"))
     return [f"{spelling[source.casefold()]}/{file_id}" if complete and source and file_id

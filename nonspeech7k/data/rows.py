@@ -6,20 +6,31 @@
 __all__ = ['Rows', 'reject_duplicates', 'whole_numbers', 'durations', 'not_a', 'folds', 'labels_of_ids', 'reject_untrained',
            'reject_absent', 'files_of_rows', 'lower_texts', 'manifest_columns', 'corpus_of_rows']
 
-# %% ../../nbs/1_data/22_rows.ipynb #59c0ef56
+# %% ../../nbs/1_data/22_rows.ipynb #047a2584
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import compress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from .finding import find_files
-from .manifest import MANIFEST, SEPARATOR, Corpus, Problem, each_label, label_names, list_problems
+from .manifest import MANIFEST, SEPARATOR, Corpus, Problem, classes_in, each_label, list_problems
 from .tables import Table
 
-# %% ../../nbs/1_data/22_rows.ipynb #b18933e6
+# %% ../../nbs/1_data/22_rows.ipynb #d32fefef
+def _joined_frames(
+    tables:list[Table], # of one corpus
+    columns:tuple[str, ...], # that must be there
+) -> pd.DataFrame: # text, numbered from 0
+    "The rows of all tables under each other; what a table says nothing of is empty."
+    frame = pd.concat([table.frame for table in tables], ignore_index=True) if tables else pd.DataFrame()
+    absent = {column: "" for column in columns if column not in frame}
+    return frame.fillna("").assign(**absent)
+
+# %% ../../nbs/1_data/22_rows.ipynb #138f5110
 class Rows:
     "The rows of one or more tables under each other, where each came from, and the problems so far."
     def __init__(self,
@@ -27,15 +38,13 @@ class Rows:
         columns:tuple[str, ...], # that must be there, empty if need be
         problems:list[Problem], # known already
     ):
-        frame = pd.concat([table.frame for table in tables], ignore_index=True) if tables else pd.DataFrame()
-        absent = {column: "" for column in columns if column not in frame}
-        self.frame = frame.fillna("").assign(**absent)
-        self.tables, self.table = tables, [table for table in tables for _ in range(len(table.frame))]
+        self.frame, self.tables = _joined_frames(tables, columns), tables
+        self.table = [table for table in tables for _ in range(len(table.frame))]
         self.line = np.concatenate([np.zeros(0, int), *(table.frame.index.to_numpy(int) for table in tables)])
         self.good, self.problems = np.ones(len(self.frame), bool), list(problems)
 
     def reject(self,
-        wrong, # (rows,) True where a row has this problem
+        wrong:ArrayLike, # (rows,) True where a row has this problem
         column:str, # of the frame
         message:Callable[[int], str], # row number → what is wrong
     ):
@@ -107,10 +116,10 @@ def folds(
     rows.reject(wrong, column, lambda row: f"{not_a('fold', text[row])}; write 1, 2, 3, …")
     return numbers.fillna(0).to_numpy(int)
 
-# %% ../../nbs/1_data/22_rows.ipynb #55df732a
+# %% ../../nbs/1_data/22_rows.ipynb #9d5374f4
 def _majority_names(
-    numbers, # class ids
-    names, # one each, empty where not given
+    numbers:Iterable[float], # class ids
+    names:Iterable[str], # one each, empty where not given
 ) -> dict[int, str]: # class id → name
     "The name that most rows give each class id."
     counts = Counter((int(number), name) for number, name in zip(numbers, names) if name)
@@ -129,7 +138,17 @@ def _majority_says(
     known = [f"{number} is '{pairs[number]}'"] if number in pairs else []
     return " and ".join(known + [f"'{name}' is {other}" for other, its in pairs.items() if its == name])
 
-# %% ../../nbs/1_data/22_rows.ipynb #da8dd922
+# %% ../../nbs/1_data/22_rows.ipynb #28c480a7
+def _names_of_ids(
+    ids:pd.Series, # (rows,) class ids, NaN where there is none
+    names:pd.Series, # (rows,) class names, empty where not given
+) -> dict[int, str]: # class id → name
+    "The name of each class id by the rows that have both, or its digits where no row has a name."
+    numbered = ids.notna()
+    if (names != "").any(): return _majority_names(ids[numbered], names[numbered])
+    return {int(value): str(int(value)) for value in ids[numbered].unique()}
+
+# %% ../../nbs/1_data/22_rows.ipynb #e2a4300d
 def labels_of_ids(
     rows:Rows, # all of them
     number:str, # the column of class ids
@@ -138,9 +157,7 @@ def labels_of_ids(
     "Labels from class ids and names; rejects ids that are no whole number and names that disagree."
     text, names, ids = rows.frame[number], rows.frame[name], whole_numbers(rows.frame[number])
     rows.reject(ids.isna(), number, lambda row: f"{not_a('class number', text[row])}; write 0, 1, 2, …")
-    numbered = ids.notna().to_numpy()
-    pairs = _majority_names(ids[numbered], names[numbered])
-    if not (names != "").any(): pairs = {int(value): str(int(value)) for value in ids[numbered].unique()}
+    numbered, pairs = ids.notna().to_numpy(), _names_of_ids(ids, names)
     labels = [pairs.get(value, "") for value in ids]
     differs, given = numbered & (names != pd.Series(labels, dtype=object)), names != ""
     rows.reject(differs & given, name, lambda row: f"class id {text[row]} and the name '{names[row]}' disagree: "
@@ -149,22 +166,21 @@ def labels_of_ids(
                 lambda row: f"unknown class: no row names the class id {text[row]}")
     return labels, [pairs[value] for value in sorted(pairs)]
 
-# %% ../../nbs/1_data/22_rows.ipynb #9ee919be
+# %% ../../nbs/1_data/22_rows.ipynb #d6e209b0
 def reject_untrained(
     rows:Rows, # all of them
-    labels, # (rows,) names, empty where unknown
-    split, # (rows,)
+    labels:ArrayLike, # (rows,) names, empty where unknown
+    split:ArrayLike, # (rows,) 'train', 'test' or empty
     column:str, # where the label comes from
     labels_per_clip:str="one", # or 'several'
 ):
     "Rejects test rows of a class that no other row has."
     labels, tested = np.asarray(labels, object), np.asarray(split, object) == "test"
-    def names(labels): return {name for label in set(labels) for name in label_names(label, labels_per_clip)}
-    known = names(labels[~tested])
+    known = classes_in(labels[~tested], labels_per_clip)
     if not known: return
-    foreign = {label for label in set(labels[tested]) if names([label]) - known}
-    rows.reject(tested & np.array([label in foreign for label in labels], bool), column,
-                lambda row: f"unknown class: '{SEPARATOR.join(sorted(names([labels[row]]) - known))}' has no clip "
+    foreign = {label: classes_in([label], labels_per_clip) - known for label in set(labels)}
+    rows.reject(tested & np.array([bool(foreign[label]) for label in labels], bool), column,
+                lambda row: f"unknown class: '{SEPARATOR.join(sorted(foreign[labels[row]]))}' has no clip "
                             "to train on; remove the row or add training clips")
 
 # %% ../../nbs/1_data/22_rows.ipynb #f09db6ba
@@ -215,11 +231,11 @@ def manifest_columns(
     return dict(path=files, group=group, split=split, fold=folds(rows, "fold", needed=False),
                 duration=durations(rows, "duration"))
 
-# %% ../../nbs/1_data/22_rows.ipynb #3b1d47bb
+# %% ../../nbs/1_data/22_rows.ipynb #2dd1f44c
 def _good_part(
-    column, # (rows,), or one value for all
+    column:ArrayLike, # (rows,), or one value for all
     good:np.ndarray, # (rows,) bool
-): # (good rows,), or the value
+) -> ArrayLike: # (good rows,), or the value
     "What a column says of the good rows."
     if np.ndim(column) == 0: return column
     return np.asarray(column[good]) if hasattr(column, "dtype") else list(compress(column, good))

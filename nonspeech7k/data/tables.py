@@ -60,14 +60,14 @@ def _csv_rows(
         sentence = f"the quotes do not match ({error}); nothing after it was read"
         problems.append(Problem(name, last + 1, None, sentence))
 
-# %% ../../nbs/1_data/20_tables.ipynb #68b91697
+# %% ../../nbs/1_data/20_tables.ipynb #ae69e320
 KNOWN = 65_536 # different texts that a column remembers
 
 def _csv_columns(
     rows:Iterator[tuple[int, list[str]]], # line and cells, below the header
     width:int, # columns of the header
-) -> tuple[array, list[list[str]], list[tuple[int, int]]]: # line of each row; stripped cells of each column; line and width of rows that are too long
-    "Rows as columns, without those that have more in them than the header names."
+) -> tuple[array, list[list[str]], list[tuple[int, int]]]: # row lines; columns; rows too long
+    "Rows as columns of stripped text, and the line and width of those that have more than the header names."
     lines, columns, surplus = array("q"), [([], {}) for _ in range(width)], []
     for line, cells in rows:
         if any(cells[width:]):
@@ -100,7 +100,7 @@ def _header_names(
             raise UserError(f"{name}: the header has '{column}' {count} times; rename one of them")
     return header
 
-# %% ../../nbs/1_data/20_tables.ipynb #7b6ea6bb
+# %% ../../nbs/1_data/20_tables.ipynb #ba0c4798
 def _table_of_rows(
     rows:Iterator[tuple[int, list[str]]], # header first
     name:str, # of the table
@@ -112,8 +112,9 @@ def _table_of_rows(
     lines, columns, surplus = _csv_columns(rows, len(header))
     cells = {column: cells for column, cells in zip(header, columns) if column}
     frame = pd.DataFrame(cells, index=np.array(lines, int), dtype=object)
-    return Table(name, frame, {column: column for column in frame}), list_problems(surplus, lambda row: Problem(
-        name, row[0], None, f"{row[1]} cells, but the header has {len(header)}; put quotes around a cell with a separator in it"))
+    sentence = f"cells, but the header has {len(header)}; put quotes around a cell with a separator in it"
+    return (Table(name, frame, {column: column for column in frame}),
+            list_problems(surplus, lambda row: Problem(name, row[0], None, f"{row[1]} {sentence}")))
 
 # %% ../../nbs/1_data/20_tables.ipynb #508b80e2
 def read_table(
@@ -207,9 +208,10 @@ def rows_where(
         tables = _rows_with(tables, wanted, {str(value).casefold() for value in values})
     return tables
 
-# %% ../../nbs/1_data/20_tables.ipynb #55a4c4ef
-USUAL_HEADERS = {"path": ("path", "file", "filename"), "label": ("label",), "group": ("group", "source_group", "speaker"),
-                 "split": ("split",), "fold": ("fold",), "duration": ("duration",)} # part of a manifest → headers, best first
+# %% ../../nbs/1_data/20_tables.ipynb #000a551b
+USUAL_HEADERS = { # part of a manifest → headers, best first
+    "path": ("path", "file", "filename"), "label": ("label",), "group": ("group", "source_group", "speaker"),
+    "split": ("split",), "fold": ("fold",), "duration": ("duration",)}
 
 def _first_header(
     table:Table, # as read
