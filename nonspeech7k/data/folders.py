@@ -101,7 +101,7 @@ def _read_class_folders(
     hidden = {composed(name) for problem in closed for name in problem.file.split("/")[depth:depth + 1]}
     return _ClassFolders(table, problems, hidden | set(table["label"]))
 
-# %% ../../nbs/1_data/35_folders.ipynb #d2d683c5
+# %% ../../nbs/1_data/35_folders.ipynb #a2a40dc4
 def _reject_disagreeing(
     rows:Rows, # of the table
     column:str, # 'label' or 'split'
@@ -110,7 +110,7 @@ def _reject_disagreeing(
     folder:list[str], # what the folder of each row says, empty where there is none
 ):
     "Rejects rows that say something else than the folder of their file."
-    rows.reject([said in known and of not in ("", said) for said, of in zip(given, folder)], column,
+    rows.reject([word in known and of not in ("", word) for word, of in zip(given, folder)], column,
                 lambda row: f"'{given[row]}' and the folder '{folder[row]}' disagree")
 
 # %% ../../nbs/1_data/35_folders.ipynb #fc376ff9

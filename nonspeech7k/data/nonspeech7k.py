@@ -209,8 +209,8 @@ def _choose_files(
     return [_choose_file(named.get(split, everywhere).get(path_key(name), []), "" if split in named else split)
             for name, split in zip(names, splits)]
 
-# %% ../../nbs/1_data/25_nonspeech7k.ipynb #35a6ad5a
-def _files_of_rows(
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #609f3ea3
+def _archive_files(
     rows:Rows, # of the metadata
     root:Path, # of the corpus
     splits:list[str], # one a row
@@ -248,7 +248,7 @@ def _recordings_of_rows(
             else _recording_in_name(name, number)
             for source, file_id, name, number in zip(rows.frame["source"], ids, rows.frame["filename"], numbers)]
 
-# %% ../../nbs/1_data/25_nonspeech7k.ipynb #f0d1adc2
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #d4260701
 def read_nonspeech7k(
     root:str|Path, # the folder of the archive, unpacked in any way
     where:dict|None=None, # column → value or values: keep these rows only
@@ -262,7 +262,7 @@ def read_nonspeech7k(
     root = corpus_root(root)
     rows, splits = _rows_of_tables(root, _choose_tables(root, {"train": train_table, "test": test_table}), where)
     labels, order = labels_of_ids(rows, "class_id", "class_name")
-    files, split = _files_of_rows(rows, root, splits, {"train": train_audio, "test": test_audio})
+    files, split = _archive_files(rows, root, splits, {"train": train_audio, "test": test_audio})
     reject_untrained(rows, labels, split, "class_id")
     columns = dict(path=files, label=labels, group=_recordings_of_rows(rows), split=split, fold=0,
                    duration=durations(rows, "duration_ms", 0.001))
