@@ -220,8 +220,8 @@ def test_module_needs_neither_nbdev_nor_pickle(module):
     assert not pickling, f"{FLOORS[module]} reads or writes pickles: {pickling}; use safetensors, JSON or CSV"
 
 
-@pytest.mark.parametrize("module", ["nonspeech7k", "nonspeech7k.files", "nonspeech7k.progress", "nonspeech7k.recipe", "nonspeech7k.data.corpora",
-                                    "nonspeech7k.data.synthesis", "nonspeech7k.cli"])
+@pytest.mark.parametrize("module", ["nonspeech7k", "nonspeech7k.files", "nonspeech7k.progress", "nonspeech7k.recipe", "nonspeech7k.data.manifest",
+                                    "nonspeech7k.data.layouts", "nonspeech7k.data.synthesis", "nonspeech7k.cli"])
 def test_import_is_light(module):
     code = f"import sys, {module}; print(*sorted({{'torch', 'torchaudio', 'matplotlib'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
