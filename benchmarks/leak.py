@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.common import RESULTS, ROOT, deeply_recipe, machine
 from nonspeech7k.data.clips import open_bank
-from nonspeech7k.data.corpora import paths
+from nonspeech7k.data.manifest import paths
 from nonspeech7k.data.splits import assign_folds, hold_out
 from nonspeech7k.data.synthesis import LABELS, draw_speaker, synthesise
 from nonspeech7k.evaluation.metrics import macro_f1

@@ -21,13 +21,14 @@ import torch
 
 from benchmarks.common import RESULTS, deeply_recipe, machine, real_recordings
 from nonspeech7k.data.clips import open_bank
-from nonspeech7k.data.corpora import paths, read_corpus
+from nonspeech7k.data.layouts import read_corpus
+from nonspeech7k.data.manifest import paths
 from nonspeech7k.data.splits import assign_folds, split_test
 from nonspeech7k.evaluation.calibration import (
     calibrate_folds, calibration_bins, calibration_error, chance_error, confidences, risk_area, risk_coverage, temper,
     tempered_loss,
 )
-from nonspeech7k.evaluation.comparison import clip_weights, weighted_auc
+from nonspeech7k.evaluation.uncertainty import clip_weights, weighted_auc
 from nonspeech7k.evaluation.errors import effective_size, wilson_bounds
 from nonspeech7k.evaluation.metrics import judge
 from nonspeech7k.evaluation.rejection import SCORES, familiarity, rejection_setting, weighted_fpr

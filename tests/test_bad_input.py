@@ -459,7 +459,7 @@ MEASURED = """
 import json, re, resource, sys, time
 from pathlib import Path
 from nonspeech7k.data.audit import audit, audit_text
-from nonspeech7k.data.corpora import read_corpus
+from nonspeech7k.data.layouts import read_corpus
 start = time.process_time()
 found = audit(read_corpus(sys.argv[1], table=sys.argv[2] if len(sys.argv) > 2 else None))
 lines = audit_text(found).splitlines()
@@ -510,7 +510,7 @@ def test_a_table_of_a_million_rows_is_read_in_bounded_time_and_memory(corpus):
 # Leaks
 
 def test_a_leaking_split_is_refused_and_named(corpus):
-    from nonspeech7k.data.corpora import read_corpus
+    from nonspeech7k.data.layouts import read_corpus
     from nonspeech7k.data.splits import assign_folds, leak_note, leaks, refuse_leaks
     from nonspeech7k.files import UserError
     manifest = read_corpus(corpus).manifest.assign(split="train")
@@ -523,7 +523,7 @@ def test_a_leaking_split_is_refused_and_named(corpus):
 
 def test_a_quiet_copy_in_another_fold_is_found(corpus):
     from nonspeech7k.data.audit import audit
-    from nonspeech7k.data.corpora import read_corpus
+    from nonspeech7k.data.layouts import read_corpus
     from nonspeech7k.data.splits import assign_folds, join_copies, leaks
     loud = noise(77, 1.0)
     (corpus / "cough" / "00.wav").write_bytes(sound(loud))
@@ -605,7 +605,8 @@ def rename_classes(corpus: Path, names: dict[str, str], encoding: str) -> Path:
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "utf-8-sig"])
 def test_a_table_is_read_right_in_its_encoding(encoding, corpus):
-    from nonspeech7k.data.corpora import check_corpus, read_corpus
+    from nonspeech7k.data.layouts import read_corpus
+    from nonspeech7k.data.manifest import check_corpus
     table = rename_classes(corpus, {"cough": "Hüsteln", "laugh": "Gelächter"}, encoding)
     before = table.read_bytes()
     read = check_corpus(read_corpus(corpus, "csv", table="clips.csv"))
@@ -624,7 +625,8 @@ def test_names_of_a_latin_1_table_reach_the_report(call, corpus, tmp_path):
 
 def test_latin_1_metadata_of_the_archive_are_read_right(call, archive, tmp_path):
     for table in archive.glob("*.csv"): table.write_bytes(table.read_text(encoding="utf-8").replace("synthetic", "Geräusch").encode("latin-1"))
-    from nonspeech7k.data.corpora import check_corpus, read_corpus
+    from nonspeech7k.data.layouts import read_corpus
+    from nonspeech7k.data.manifest import check_corpus
     corpus = check_corpus(read_corpus(archive))
     assert len(corpus.manifest) == 112 and corpus.manifest["group"].str.startswith("Geräusch/").all()
 

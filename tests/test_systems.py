@@ -12,7 +12,7 @@ from nonspeech7k.runs.features import measure
 from nonspeech7k.runs.fits import train
 from nonspeech7k.runs.folder import open_run
 from nonspeech7k.runs.stages import evaluate
-from nonspeech7k.data.corpora import read_corpus
+from nonspeech7k.data.layouts import read_corpus
 from nonspeech7k.data.synthesis import write_demo
 from nonspeech7k.files import UserError, read_json
 from nonspeech7k.inference.classifier import load_classifier, predict

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..data.corpora import Corpus, paths
+from ..data.manifest import Corpus, paths
 from ..evaluation.calibration import temper
 from ..evaluation.metrics import judge
 from ..evaluation.rejection import SCORES, familiarity, judge_rejection

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from ..data.clips import VERSION, _kept_array
-from ..data.corpora import each_label
+from ..data.manifest import each_label
 from ..evaluation.figures import plot_grid_spectrograms
 from ..evaluation.predictions import truth_of
 from ..features.augment import Draws

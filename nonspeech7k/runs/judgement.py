@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from ..evaluation.calibration import before_and_after, calibrate_folds, temper
-from ..evaluation.comparison import all_intervals
+from ..evaluation.uncertainty import all_intervals
 from ..evaluation.metrics import judge, judge_several, summarise_folds
 from ..evaluation.predictions import predictions_table, truth_of
 from ..evaluation.rejection import familiarity, rejection_setting
