@@ -10,13 +10,18 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 
-# %% ../nbs/0_ground/15_moves.ipynb #34041494
+# %% ../nbs/0_ground/15_moves.ipynb #54f3aec4
+def _new_places(places:dict[str, str]) -> dict[str, tuple[str, str]]: # old name → module, name there
+    return {name.rpartition("=")[2]: (module, name.partition("=")[0])
+            for module, names in places.items() for name in names.split()}
+
+# %% ../nbs/0_ground/15_moves.ipynb #ee8365c4
 def moved(
     old:str, # the emptied module
     places:dict[str, str], # module → the names that stand there now, with blanks between; 'new=old' where renamed
 ) -> Callable[[str], object]: # the old module's `__getattr__`
     "A function that fetches a name from its new place, with a `DeprecationWarning` that names it."
-    now = {name.rpartition("=")[2]: (module, name.partition("=")[0]) for module, names in places.items() for name in names.split()}
+    now = _new_places(places)
     def fetch(name:str) -> object:
         if name not in now: raise AttributeError(f"module {old!r} has no attribute {name!r}")
         module, renamed = now[name]

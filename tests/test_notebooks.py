@@ -8,6 +8,7 @@ import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -128,6 +129,72 @@ def test_pipeline_notebook_has_parameters_and_exports_nothing(notebook):
     assert len(tagged) == 1, f"{name(notebook)}: papermill needs one cell tagged 'parameters', here are {len(tagged)}"
     exporting = [source(cell) for cell in cells(notebook) if re.search(r"^#\|\s*(export|default_exp)", source(cell), re.MULTILINE)]
     assert not exporting, f"{name(notebook)} only calls the library; move this to a library notebook:\n{exporting[0]}"
+
+
+# Notebooks show before they tell
+
+ROOMS = [p for p in NOTEBOOKS if re.match(r"\d_", p.parent.name)]
+MOST_LINES, USUAL_LINES, MOST_UNSHOWN = 40, 10, 3
+# Rooms that do not keep a rule yet, and how far they have come. An entry may only shrink; one that is not needed goes.
+NOT_YET: dict[str, dict[str, float]] = {}
+
+
+def is_export(cell: dict) -> bool:
+    return cell["cell_type"] == "code" and bool(re.search(r"^#\|\s*export", source(cell), re.MULTILINE))
+
+
+def statements(cell: dict) -> list[str]:
+    "A cell's lines without directives and blank ones."
+    return [line for line in source(cell).splitlines() if line.strip() and not line.startswith("#|")]
+
+
+def only_imports(cell: dict) -> bool:
+    return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse("\n".join(statements(cell))).body)
+
+
+def shows(cell: dict) -> bool:
+    "Whether a reader sees a figure, a table or a sound player here."
+    if cell["cell_type"] == "markdown": return bool(re.search(r"^\|[\s:|-]+\|$|!\[", source(cell), re.MULTILINE))
+    return any({"image/png", "image/svg+xml", "text/html"} & output.get("data", {}).keys() for output in cell.get("outputs", []))
+
+
+def measured(notebook: Path) -> dict[str, float]:
+    "How a library notebook keeps the rules: lines of its export cells, cells that follow one another unused, cells before something is seen."
+    lines, unshown, most_unshown, exports, seen = [], 0, 0, 0, None
+    for cell in cells(notebook):
+        if seen is None and shows(cell): seen = exports
+        if cell["cell_type"] != "code": continue
+        if not is_export(cell):
+            unshown = 0
+            continue
+        if only_imports(cell): continue
+        lines.append(len(statements(cell)))
+        exports, unshown = exports + 1, unshown + 1
+        most_unshown = max(most_unshown, unshown)
+    return {"median lines": median(lines or [0]), "most lines": max(lines or [0]), "cells before a use": most_unshown,
+            "cells before something is seen": exports if seen is None else seen}
+
+
+LIMITS = {"median lines": USUAL_LINES, "most lines": MOST_LINES, "cells before a use": MOST_UNSHOWN, "cells before something is seen": 1}
+
+
+@pytest.mark.parametrize("notebook", ROOMS, ids=name)
+def test_notebook_shows_before_it_tells(notebook):
+    limits = LIMITS | NOT_YET.get(name(notebook), {})
+    over = {rule: (value, limits[rule]) for rule, value in measured(notebook).items() if value > limits[rule]}
+    assert not over, f"{name(notebook)}: (is, at most) {over}; split its cells, and use and show what they define"
+
+
+def test_ratchet_is_tight():
+    slack = {path: rules for path, rules in NOT_YET.items() if rules != {rule: measured(ROOT / path)[rule] for rule in rules}
+             or any(value <= LIMITS[rule] for rule, value in rules.items())}
+    assert not slack, f"these rooms have come further; tighten or remove their entries in NOT_YET: {slack}"
+
+
+@pytest.mark.parametrize("notebook", ROOMS, ids=name)
+def test_first_cell_says_what_the_room_gives(notebook):
+    first = source(cells(notebook)[0]).strip().splitlines()
+    assert first[0].startswith("# ") and any(line.startswith("> ") for line in first[1:]), f"{name(notebook)} begins with a title and one sentence as a quote"
 
 
 # README.md

@@ -29,29 +29,6 @@ def front_end_of(
     "The recipe's front end."
     return build_front_end(recipe.clip.rate, **recipe.front_end.model_dump()).to(device)
 
-# %% ../../nbs/7_runs/30_building.ipynb #efc39764
-def augmentations(
-    recipe:Recipe,
-    labels:list[str], # class names
-) -> tuple[WaveformAugmentation, FeatureAugmentation]:
-    "The recipe's augmentations of waveforms and of features; raises `UserError` for a policy of no class."
-    part, policies = recipe.augment, _policies(recipe.augment, labels)
-    background, mixing = _mixed_in(part, recipe.clip)
-    change_waveforms = WaveformAugmentation(part.roll, tuple(part.gain), part.pitch, tuple(part.speed), background,
-                                            per_class=policies["waveforms"], **mixing)
-    change_features = FeatureAugmentation(part.noise, part.frequency_mask, part.time_mask,
-                                          per_class=policies["features"])
-    return change_waveforms, change_features
-
-def _mixed_in(part:AugmentPart, clip:ClipPart) -> tuple[torch.Tensor|None, dict]:
-    "The sounds that are laid under the clips, and how loud and how often."
-    if not part.background: return None, {}
-    sounds = _background(part.background.folder, clip.rate, clip.seconds)
-    return sounds, {"snr": tuple(part.background.snr), "share": part.background.share}
-
-@lru_cache(maxsize=1) # every fit of a run mixes in the same sounds
-def _background(folder:str, rate:int, seconds:float): return load_background(Path(folder).expanduser(), rate, seconds)
-
 # %% ../../nbs/7_runs/30_building.ipynb #21be0a06
 OF_FEATURES = ("noise", "frequency_mask", "time_mask") # strengths that act behind the front end
 
@@ -65,7 +42,32 @@ def _policies(part:AugmentPart, labels:list[str]) -> dict[str, dict[int, dict]]:
                              if (kept := {key: value for key, value in policy.items() if (key in OF_FEATURES) == wanted})}
     return {"waveforms": choose(False), "features": choose(True)}
 
-# %% ../../nbs/7_runs/30_building.ipynb #b057912e
+# %% ../../nbs/7_runs/30_building.ipynb #08a874bc
+def augmentations(
+    recipe:Recipe,
+    labels:list[str], # class names
+) -> tuple[WaveformAugmentation, FeatureAugmentation]:
+    "The recipe's augmentations of waveforms and of features; raises `UserError` for a policy of no class."
+    part, policies = recipe.augment, _policies(recipe.augment, labels)
+    background, mixing = _mixed_in(part, recipe.clip)
+    change_waveforms = WaveformAugmentation(part.roll, tuple(part.gain), part.pitch, tuple(part.speed), background,
+                                            per_class=policies["waveforms"], **mixing)
+    change_features = FeatureAugmentation(part.noise, part.frequency_mask, part.time_mask,
+                                          per_class=policies["features"])
+    return change_waveforms, change_features
+
+# %% ../../nbs/7_runs/30_building.ipynb #74471fdc
+def _mixed_in(part:AugmentPart, clip:ClipPart) -> tuple[torch.Tensor|None, dict]:
+    "The sounds that are laid under the clips, and how loud and how often."
+    if not part.background: return None, {}
+    sounds = _background(part.background.folder, clip.rate, clip.seconds)
+    return sounds, {"snr": tuple(part.background.snr), "share": part.background.share}
+
+# %% ../../nbs/7_runs/30_building.ipynb #263890fb
+@lru_cache(maxsize=1) # every fit of a run mixes in the same sounds
+def _background(folder:str, rate:int, seconds:float): return load_background(Path(folder).expanduser(), rate, seconds)
+
+# %% ../../nbs/7_runs/30_building.ipynb #24c063ae
 def learner_of(
     recipe:Recipe,
     classes:int,
@@ -82,6 +84,7 @@ def learner_of(
     changes = (step.to(device) for step in augmentations(recipe, labels))
     return Learner(front_end, network, *changes, dtype, recipe.augment.mixup, recipe.augment.cutmix)
 
+# %% ../../nbs/7_runs/30_building.ipynb #becf27ff
 def optimisation_of(
     recipe:Recipe,
 ) -> Optimisation:

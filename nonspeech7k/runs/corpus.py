@@ -12,8 +12,7 @@ import pandas as pd
 
 from ..data.audit import audit
 from ..data.clips import Bank, open_bank
-from ..data.layouts import read_corpus
-from ..data.manifest import check_corpus, Corpus, each_label, paths
+from ..data.corpora import Corpus, check_corpus, each_label, paths, read_corpus
 from ..data.splits import assign_folds, join_copies, leak_note, refuse_leaks, split_test
 from ..evaluation.figures import plot_counts, plot_durations
 from ..evaluation.predictions import JUDGED
@@ -21,13 +20,14 @@ from ..files import UserError, listed, write_json, write_text
 from ..recipe import CorpusPart, Recipe, SplitsPart, seed_for
 from .folder import Run, note_of, stage, write_figures
 
-# %% ../../nbs/7_runs/20_corpus.ipynb #c17cba1b
+# %% ../../nbs/7_runs/20_corpus.ipynb #8217598a
 def read_recipe_corpus(
     recipe:Recipe,
 ) -> Corpus: # its problems checked: raises UserError with all of them
     "The corpus that a recipe names."
     return _checked_corpus(recipe.corpus)
 
+# %% ../../nbs/7_runs/20_corpus.ipynb #9828e67d
 def _checked_corpus(part:CorpusPart) -> Corpus:
     settings = {key: value for key, value in part.model_dump().items() if value and key not in ("root", "layout")}
     corpus = check_corpus(read_corpus(part.root, part.layout, **settings))
@@ -37,7 +37,7 @@ def _checked_corpus(part:CorpusPart) -> Corpus:
                         f"a column of predictions.csv; rename it")
     return corpus
 
-# %% ../../nbs/7_runs/20_corpus.ipynb #6c165202
+# %% ../../nbs/7_runs/20_corpus.ipynb #ab1df0ad
 def open_recipe_bank(
     recipe:Recipe,
     files:list[Path],
@@ -45,12 +45,14 @@ def open_recipe_bank(
     "The clip bank that a recipe asks for."
     return open_bank(files, recipe.clip.rate, recipe.clip.seconds, banks_of(recipe), recipe.workers)
 
+# %% ../../nbs/7_runs/20_corpus.ipynb #394be7ae
 def banks_of(
     recipe:Recipe,
 ) -> Path:
     "The folder in which a recipe's banks are kept, and what was measured of their files."
     return Path(recipe.banks).expanduser()
 
+# %% ../../nbs/7_runs/20_corpus.ipynb #5b4b37a2
 def refuse_unreadable(
     bad:dict[int, Exception], # by index of the file
     clips:int, # in the corpus
@@ -78,6 +80,26 @@ def split_clips(
                         f"unreadable or left out; add recordings, or leave the class out")
     return assign_folds(manifest, splits.kind, splits.folds, seed_for(seed, "folds"), several)
 
+# %% ../../nbs/7_runs/20_corpus.ipynb #6f7808b5
+def _readable(manifest:pd.DataFrame, bank:Bank, bad:list[int], near_duplicates:list) -> pd.DataFrame:
+    "The rows of files that can be read, with duration and digest; copies of one sound share a group."
+    kept = manifest.drop(index=manifest.index[bad]).reset_index(drop=True)
+    kept = kept.assign(duration=bank.durations[bank.rows], digest=bank.digests)
+    return join_copies(kept, bank.rows, near_duplicates)
+
+# %% ../../nbs/7_runs/20_corpus.ipynb #657d7d23
+def _decided(manifest:pd.DataFrame, every:pd.Series, torn:list, bad:dict[int, Exception]) -> dict: # keys of audit.json
+    "What the stage decided about single clips."
+    return {"left_out": manifest.loc[manifest["split"] == "left out", "path"].tolist(), "leaks": leak_note(torn),
+            "unreadable": [{"path": every.iloc[index], "reason": str(error)} for index, error in bad.items()]}
+
+# %% ../../nbs/7_runs/20_corpus.ipynb #21fa4543
+def _pictures(manifest:pd.DataFrame, labels:list[str], labels_per_clip:str, note:str) -> dict: # file name → figure
+    "How many clips each class has, and how long they are."
+    manifest = each_label(manifest, labels_per_clip)
+    return {"counts.png": plot_counts(manifest, labels, note=note),
+            "durations.png": plot_durations(manifest, labels, note=note)}
+
 # %% ../../nbs/7_runs/20_corpus.ipynb #7bc2e112
 def explore(
     run:Run,
@@ -98,21 +120,3 @@ def explore(
         write_json(run.folder/"audit.json", found)
         write_figures(run.folder/"plots", _pictures(manifest, found["labels"], corpus.labels_per_clip, note_of(found)))
     return run.audit
-
-# %% ../../nbs/7_runs/20_corpus.ipynb #327daece
-def _readable(manifest:pd.DataFrame, bank:Bank, bad:list[int], near_duplicates:list) -> pd.DataFrame:
-    "The rows of files that can be read, with duration and digest; copies of one sound share a group."
-    kept = manifest.drop(index=manifest.index[bad]).reset_index(drop=True)
-    kept = kept.assign(duration=bank.durations[bank.rows], digest=bank.digests)
-    return join_copies(kept, bank.rows, near_duplicates)
-
-def _decided(manifest:pd.DataFrame, every:pd.Series, torn:list, bad:dict[int, Exception]) -> dict: # keys of audit.json
-    "What the stage decided about single clips."
-    return {"left_out": manifest.loc[manifest["split"] == "left out", "path"].tolist(), "leaks": leak_note(torn),
-            "unreadable": [{"path": every.iloc[index], "reason": str(error)} for index, error in bad.items()]}
-
-def _pictures(manifest:pd.DataFrame, labels:list[str], labels_per_clip:str, note:str) -> dict: # file name → figure
-    "How many clips each class has, and how long they are."
-    manifest = each_label(manifest, labels_per_clip)
-    return {"counts.png": plot_counts(manifest, labels, note=note),
-            "durations.png": plot_durations(manifest, labels, note=note)}

@@ -31,15 +31,16 @@ def _event_file(folder:Path) -> Iterator[Callable]:
             yield append
     except OSError as error: raise cannot_write(path, error) from error
 
-# %% ../../nbs/7_runs/45_curves.ipynb #1820d86d
+# %% ../../nbs/7_runs/45_curves.ipynb #b8336f63
+def _scalars(record:dict) -> list[dict]:
+    "The numbers of an epoch's record as TensorBoard takes them; what is not known is left out."
+    return [{"tag": key, "simple_value": value} for key, value in record.items() if key != "epoch" and value is not None]
+
+# %% ../../nbs/7_runs/45_curves.ipynb #104b8d36
 @contextmanager
 def tensorboard_curves(
     folder:Path, # of one fit
 ) -> Iterator[Callable[[dict], None]]:
     "A function that sends an epoch's record to TensorBoard; raises `UserError` where that cannot be written."
     with _event_file(folder) as append:
-        def write(record:dict):
-            values = [{"tag": key, "simple_value": value}
-                      for key, value in record.items() if key != "epoch" and value is not None]
-            append(step=record["epoch"], summary={"value": values})
-        yield write
+        yield lambda record: append(step=record["epoch"], summary={"value": _scalars(record)})

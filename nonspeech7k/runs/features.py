@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from ..data.clips import VERSION, _kept_array
-from ..data.manifest import each_label
+from ..data.corpora import each_label
 from ..evaluation.figures import plot_grid_spectrograms
 from ..evaluation.predictions import truth_of
 from ..features.augment import Draws
@@ -67,7 +67,7 @@ def moments_of(
             bar.update(len(batch))
     return torch.cat(parts)
 
-# %% ../../nbs/7_runs/40_features.ipynb #479a9016
+# %% ../../nbs/7_runs/40_features.ipynb #5be4298b
 def kept_moments(
     front_end:torch.nn.Module,
     clips:Resident,
@@ -83,6 +83,7 @@ def kept_moments(
     with suppress(UserError): write_bytes(place, content.getvalue()) # a folder of banks may be read-only
     return moments
 
+# %% ../../nbs/7_runs/40_features.ipynb #bd942bad
 def moments_key(
     clip:dict, # the recipe's part, as plain data
     front_end:dict, # likewise
@@ -95,12 +96,13 @@ def moments_key(
     text = "\n".join([f"{VERSION}", json.dumps(settings), *digests])
     return blake2b(text.encode(), digest_size=12).hexdigest()
 
-# %% ../../nbs/7_runs/40_features.ipynb #ceefe115
+# %% ../../nbs/7_runs/40_features.ipynb #0d8cfd75
 def _examples(clips:Resident, front_end:torch.nn.Module, first:dict[str, int]) -> dict[str, np.ndarray]:
     "The features of one clip of each class, (bands, frames)."
     return {label: front_end.raw(clips.waveforms(torch.tensor([index])))[0, 0].cpu().numpy()
             for label, index in first.items()}
 
+# %% ../../nbs/7_runs/40_features.ipynb #a56eb7b2
 def _first_of_each(manifest:pd.DataFrame, labels:list[str], labels_per_clip:str) -> dict[str, int]: # label → row
     "The first training clip of each class."
     train = each_label(manifest[manifest["split"] == "train"], labels_per_clip)
@@ -136,7 +138,23 @@ def _pictures_of_features(run:Run, clips:Resident, front_end:torch.nn.Module) ->
     return {"spectrograms.png": draw(_examples(clips, front_end, first), "One clip of each class"),
             "augmentation.png": draw(variants, f"One clip of {labels[0]}, augmented eight times")}
 
-# %% ../../nbs/7_runs/40_features.ipynb #1a5f8230
+# %% ../../nbs/7_runs/40_features.ipynb #5486aa9b
+def _moment_names(groups:int) -> list[str]: # columns of features.csv
+    return [name if groups == 1 else f"{name}_{number}" for name in ("mean", "square") for number in range(1, groups + 1)]
+
+# %% ../../nbs/7_runs/40_features.ipynb #b727935e
+def _write_moments(place:Path, clip_paths:pd.Series, moments:torch.Tensor):
+    table = pd.DataFrame(moments.numpy(), columns=_moment_names(moments.shape[1] // 2))
+    table.insert(0, "path", clip_paths)
+    write_text(place, table.to_csv(index=False))
+
+# %% ../../nbs/7_runs/40_features.ipynb #da528e50
+def _read_moments(place:Path) -> pd.DataFrame:
+    # as text first: pandas' own fast parser may be off by the last bit
+    table = pd.read_csv(place, dtype=str, keep_default_na=False)
+    return table.astype({name: float for name in table.columns[1:]})
+
+# %% ../../nbs/7_runs/40_features.ipynb #521e30ef
 def measure(
     run:Run,
 ) -> pd.DataFrame: # one row a clip: path, mean and square; mean_1, … where there is more than one of them
@@ -151,22 +169,9 @@ def measure(
             write_figures(run.folder/"plots", _pictures_of_features(run, clips, front_end))
     return _read_moments(run.folder/"features.csv")
 
+# %% ../../nbs/7_runs/40_features.ipynb #cbc842c4
 def saved_moments(
     run:Run,
 ) -> torch.Tensor: # (clips, 2 × groups) float64
     "The moments that stage 2 wrote, in the manifest's order."
     return torch.from_numpy(measure(run).drop(columns="path").to_numpy(copy=True))
-
-# %% ../../nbs/7_runs/40_features.ipynb #8efb9440
-def _write_moments(place:Path, clip_paths:pd.Series, moments:torch.Tensor):
-    table = pd.DataFrame(moments.numpy(), columns=_moment_names(moments.shape[1] // 2))
-    table.insert(0, "path", clip_paths)
-    write_text(place, table.to_csv(index=False))
-
-def _read_moments(place:Path) -> pd.DataFrame:
-    # as text first: pandas' own fast parser may be off by the last bit
-    table = pd.read_csv(place, dtype=str, keep_default_na=False)
-    return table.astype({name: float for name in table.columns[1:]})
-
-def _moment_names(groups:int) -> list[str]: # columns of features.csv
-    return [name if groups == 1 else f"{name}_{number}" for name in ("mean", "square") for number in range(1, groups + 1)]

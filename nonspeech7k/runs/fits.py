@@ -41,7 +41,7 @@ def _say_how(run:Run):
     write_json(run.folder/"environment.json", read_json(run.folder/"environment.json") | said)
     log(run, f"trains with {how}; features with {features}; processes: {ranks().count}, threads: {torch.get_num_threads()}")
 
-# %% ../../nbs/7_runs/55_fits.ipynb #8771e2a5
+# %% ../../nbs/7_runs/55_fits.ipynb #6de4b776
 def open_study(
     run:Run,
 ) -> Study:
@@ -51,13 +51,14 @@ def open_study(
                  build=partial(learner_of, recipe, len(labels), run.device, labels), settings=optimisation_of(recipe),
                  seed=recipe.seed, labels_per_clip=run.labels_per_clip)
 
+# %% ../../nbs/7_runs/55_fits.ipynb #f66f1dc8
 def _planned(study:Study, part:FoldPart, histories:dict[str, list[dict]]) -> tuple[Study, list[float]]:
     "The study as this part is trained in it, and the learning rates that it is given."
     if part.number: return study, []
     settings, rates = final_plan(study.settings, list(histories.values()))
     return replace(study, settings=settings), rates
 
-# %% ../../nbs/7_runs/55_fits.ipynb #a235af2f
+# %% ../../nbs/7_runs/55_fits.ipynb #be2fe4d3
 @contextmanager
 def _each_epoch(run:Run, part:FoldPart, lap:Callable[[], object]):
     "A function that enters an epoch's record in TensorBoard, the log and the time spent."
@@ -70,6 +71,7 @@ def _each_epoch(run:Run, part:FoldPart, lap:Callable[[], object]):
             lap()
         yield on_epoch
 
+# %% ../../nbs/7_runs/55_fits.ipynb #cc3960be
 def _fit_and_save(run:Run, part:FoldPart, study:Study, histories:dict, lap:Callable[[], object]) -> list[dict]:
     "Train one part, save its classifier, and return its history."
     state, (study, rates) = model_file(run, part).with_suffix(".state"), _planned(study, part, histories)
@@ -78,6 +80,7 @@ def _fit_and_save(run:Run, part:FoldPart, study:Study, histories:dict, lap:Calla
     if ranks().first: save_classifier(_classifier_of(run, part, learner), model_file(run, part))
     return history
 
+# %% ../../nbs/7_runs/55_fits.ipynb #6a5f9e81
 def _classifier_of(run:Run, part:FoldPart, learner:Learner) -> Classifier:
     "A trained learner as a classifier that says where it comes from."
     versions = read_json(run.folder/"environment.json")["packages"]
@@ -85,7 +88,7 @@ def _classifier_of(run:Run, part:FoldPart, learner:Learner) -> Classifier:
     configuration = describe(run.labels, run.recipe.model_dump(), learner.network, trained_on=trained_on, versions=versions)
     return Classifier(learner.front_end, learner.network, configuration)
 
-# %% ../../nbs/7_runs/55_fits.ipynb #e39b4055
+# %% ../../nbs/7_runs/55_fits.ipynb #a0a0ec14
 def fit_fold(
     run:Run,
     number:int, # of the fold, from 1
@@ -98,45 +101,19 @@ def fit_fold(
     history = _fit_and_save(run, part, open_study(run), {}, lambda: None)
     write_json(_waiting_history(run, part), {"history": history, "seconds": perf_counter() - since})
 
+# %% ../../nbs/7_runs/55_fits.ipynb #2d0fb9bf
 def _waiting_history(run:Run, part:FoldPart) -> Path:
     "Where the history of a fold that was trained on its own waits."
     return model_file(run, part).with_suffix(".json")
 
+# %% ../../nbs/7_runs/55_fits.ipynb #0b1d8b10
 def _collect_history(run:Run, part:FoldPart) -> list[dict]:
     "The history of a fold that was trained on its own, whose seconds now count."
     known = read_json(_waiting_history(run, part))
     add_seconds(run, "3_training", known["seconds"])
     return known["history"]
 
-# %% ../../nbs/7_runs/55_fits.ipynb #c9919b46
-def train(
-    run:Run,
-) -> dict[str, list[dict]]: # the history of each fit, by name
-    "Stage 3: cross-validation, then the final model on all training clips."
-    if run.finished("3_training"): return read_json(run.folder/"training.json")
-    if run.recipe.processes > ranks().count:
-        require(run, "3_training")
-        launch(train_as_rank, str(run.folder), run.recipe.processes)
-        return read_json(run.folder/"training.json")
-    return _train_here(run)
-
-@record # a failing process leaves its error where the launcher finds it
-def train_as_rank(
-    folder:str, # of a run whose features are measured
-):
-    "Train the run in this folder together with the other processes of the launcher that calls this."
-    run = known_run(Path(folder))
-    with joined(run.device) as together, fair_threads(together.count): _train_here(run)
-
-# %% ../../nbs/7_runs/55_fits.ipynb #c84b2cac
-def _train_here(run:Run) -> dict[str, list[dict]]:
-    "Train every part in this process; the first process of several keeps the files."
-    if run.finished("3_training"): return read_json(run.folder/"training.json")
-    with stage(run, "3_training") if ranks().first else nullcontext(lambda: None) as lap:
-        histories = _fit_missing(run, lap)
-        if ranks().first: write_figures(run.folder/"plots", {"training_curves.png": plot_training(histories, note=run.note)})
-    return histories
-
+# %% ../../nbs/7_runs/55_fits.ipynb #7afaf180
 def _fit_missing(run:Run, lap:Callable[[], object]) -> dict[str, list[dict]]:
     "Train every part that is not trained yet; the first process keeps the files."
     study, known, first = open_study(run), run.folder/"training.json", ranks().first
@@ -151,3 +128,33 @@ def _fit_missing(run:Run, lap:Callable[[], object]) -> dict[str, list[dict]]:
         if first:
             for left in (model_file(run, part).with_suffix(".state"), _waiting_history(run, part)): left.unlink(missing_ok=True)
     return histories
+
+# %% ../../nbs/7_runs/55_fits.ipynb #2bdab985
+def _train_here(run:Run) -> dict[str, list[dict]]:
+    "Train every part in this process; the first process of several keeps the files."
+    if run.finished("3_training"): return read_json(run.folder/"training.json")
+    with stage(run, "3_training") if ranks().first else nullcontext(lambda: None) as lap:
+        histories = _fit_missing(run, lap)
+        if ranks().first: write_figures(run.folder/"plots", {"training_curves.png": plot_training(histories, note=run.note)})
+    return histories
+
+# %% ../../nbs/7_runs/55_fits.ipynb #d7e40f89
+def train(
+    run:Run,
+) -> dict[str, list[dict]]: # the history of each fit, by name
+    "Stage 3: cross-validation, then the final model on all training clips."
+    if run.finished("3_training"): return read_json(run.folder/"training.json")
+    if run.recipe.processes > ranks().count:
+        require(run, "3_training")
+        launch(train_as_rank, str(run.folder), run.recipe.processes)
+        return read_json(run.folder/"training.json")
+    return _train_here(run)
+
+# %% ../../nbs/7_runs/55_fits.ipynb #f7849cdc
+@record # a failing process leaves its error where the launcher finds it
+def train_as_rank(
+    folder:str, # of a run whose features are measured
+):
+    "Train the run in this folder together with the other processes of the launcher that calls this."
+    run = known_run(Path(folder))
+    with joined(run.device) as together, fair_threads(together.count): _train_here(run)

@@ -16,7 +16,7 @@ from ..inference.classifier import Classifier, for_inference, load_classifier
 from .folder import Run, known_run
 from ..training.crossval import FoldPart
 
-# %% ../../nbs/7_runs/52_fitted.ipynb #d9edf806
+# %% ../../nbs/7_runs/52_fitted.ipynb #eb0ee0bb
 def model_file(
     run:Run,
     part:FoldPart,
@@ -24,6 +24,7 @@ def model_file(
     "Where a fit's classifier is kept."
     return run.folder/"models"/(f"best_fold{part.number}.safetensors" if part.number else "final_model.safetensors")
 
+# %% ../../nbs/7_runs/52_fitted.ipynb #3c4a2eea
 def classifier_as_trained(
     run:Run,
     part:FoldPart,
@@ -33,7 +34,7 @@ def classifier_as_trained(
     classifier.configuration["calibration"] = {"temperature": 1.0}
     return classifier
 
-# %% ../../nbs/7_runs/52_fitted.ipynb #cb87cbea
+# %% ../../nbs/7_runs/52_fitted.ipynb #26c5b216
 def teacher_of(
     run:Run,
     part:FoldPart,
@@ -49,6 +50,7 @@ def teacher_of(
     _refuse_other_teacher(teacher, run)
     return torch.no_grad()(for_inference(classifier_as_trained(teacher, part), torch.float32))
 
+# %% ../../nbs/7_runs/52_fitted.ipynb #22a68a49
 def _refuse_other_teacher(teacher:Run, run:Run):
     "Refuse a teacher who was trained on clips that its student is judged on, or hears or names something else."
     columns = ["path", "digest", "split", "fold"]

@@ -62,19 +62,21 @@ class Run:
     @property
     def note(self) -> str: return note_of(self.audit)
 
-# %% ../../nbs/7_runs/10_folder.ipynb #4709fedc
+# %% ../../nbs/7_runs/10_folder.ipynb #10f46b7c
 @lru_cache(maxsize=1)
 def _manifest(path:Path, stamp:tuple[int, ...]) -> pd.DataFrame:
     "A manifest, read once as long as the file stays what it is."
     text = dict.fromkeys(("path", "label", "group", "split", "digest"), str)
     return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"duration": [""]})
 
+# %% ../../nbs/7_runs/10_folder.ipynb #b7ed3b88
 def note_of(
     audit:dict, # of the run's corpus
 ) -> str:
     "What every figure says about its data: 'synthetic', 'leaking splits', both, or nothing."
     return ", ".join(["synthetic"] * audit["synthetic"] + ["leaking splits"] * bool(audit["leaks"]))
 
+# %% ../../nbs/7_runs/10_folder.ipynb #93b1c08e
 def titled(
     text:str,
     note:str, # of the run
@@ -82,7 +84,7 @@ def titled(
     "A title with the run's note behind it."
     return f"{text} ({note})" if note else text
 
-# %% ../../nbs/7_runs/10_folder.ipynb #639a6f86
+# %% ../../nbs/7_runs/10_folder.ipynb #98ee228e
 def log(
     run:Run,
     text:str, # one line
@@ -93,6 +95,7 @@ def log(
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n")
     except OSError as error: raise cannot_write(run.folder/"training.log", error) from error
 
+# %% ../../nbs/7_runs/10_folder.ipynb #33b951b7
 def write_figures(
     plots:Path, # the folder
     drawn:dict[str, "matplotlib.figure.Figure"], # file name → figure
@@ -113,7 +116,7 @@ def _describe_machine(run:Run):
     trained = {key: before[key] for key in ("training", "features", "precision") if key in before} # stays true
     write_json(path, now | trained | {"earlier": [*earlier, before]})
 
-# %% ../../nbs/7_runs/10_folder.ipynb #1a0cb077
+# %% ../../nbs/7_runs/10_folder.ipynb #8659d898
 READ_FIRST = {"3_training": ("network", "train", "processes"), "4_evaluation": ("reject", "report", "further_seeds")}
 
 def _refuse_other_recipe(run:Run, known:Recipe):
@@ -124,9 +127,11 @@ def _refuse_other_recipe(run:Run, known:Recipe):
         raise UserError(f"{run.folder}: holds a run of another recipe ({'; '.join(changed)}); "
                         f"choose another folder with --out, or delete it")
 
+# %% ../../nbs/7_runs/10_folder.ipynb #38d92d95
 def _begun(run:Run, stage:str) -> bool:
     return stage in run.stages or stage == "3_training" and (run.folder/"models").exists()
 
+# %% ../../nbs/7_runs/10_folder.ipynb #290887e0
 def _refuse_foreign_folder(folder:Path):
     "Refuse a file, and a folder that holds something else than a run."
     if folder.is_file(): raise UserError(f"{folder}: is a file; choose another folder with --out")
@@ -144,7 +149,7 @@ def open_run(
     recipe = read_recipe(recipe, changes)
     return enter_run(recipe, run_dir or Path("runs")/recipe.name)
 
-# %% ../../nbs/7_runs/10_folder.ipynb #276cd0ce
+# %% ../../nbs/7_runs/10_folder.ipynb #faf97bcf
 def enter_run(
     recipe:Recipe,
     folder:str|Path,
@@ -159,13 +164,14 @@ def enter_run(
     if not all(run.finished(name) for name in STAGES): _describe_machine(run)
     return run
 
+# %% ../../nbs/7_runs/10_folder.ipynb #b99dfed3
 def known_run(
     folder:Path, # of a run that was opened before
 ) -> Run:
     "The run that a folder holds, as its own recipe says."
     return Run(read_recipe(folder/"recipe.yaml"), folder)
 
-# %% ../../nbs/7_runs/10_folder.ipynb #e53481d0
+# %% ../../nbs/7_runs/10_folder.ipynb #c085908e
 def require(
     run:Run,
     stage:str, # one of STAGES
@@ -176,6 +182,7 @@ def require(
             raise UserError(f"{run.folder}: stage {stage} needs {earlier}, which is not finished; "
                             f"execute {earlier}.ipynb first, or `nonspeech7k run` for all")
 
+# %% ../../nbs/7_runs/10_folder.ipynb #2eee5229
 def add_seconds(
     run:Run,
     stage:str, # one of STAGES
@@ -207,7 +214,7 @@ def stage(
     add_seconds(run, name, perf_counter() - since, finished=True)
     log(run, f"{name} finished after {run.stages[name]['seconds']:.1f} s")
 
-# %% ../../nbs/7_runs/10_folder.ipynb #3d433287
+# %% ../../nbs/7_runs/10_folder.ipynb #2e4a9ac5
 @contextmanager
 def alone(
     run:Run,
@@ -221,6 +228,7 @@ def alone(
                             f"wait for it, or choose another folder") from error
         yield
 
+# %% ../../nbs/7_runs/10_folder.ipynb #89e47c1d
 def _lock_file(path:Path):
     try: return open(path, "a")
     except OSError as error: raise cannot_write(path, error) from error

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from ..evaluation.calibration import before_and_after, calibrate_folds, temper
-from ..evaluation.uncertainty import all_intervals
+from ..evaluation.comparison import all_intervals
 from ..evaluation.metrics import judge, judge_several, summarise_folds
 from ..evaluation.predictions import predictions_table, truth_of
 from ..evaluation.rejection import familiarity, rejection_setting
@@ -40,15 +40,20 @@ def class_logits(
         bar.update(len(batch))
     return np.concatenate(parts)
 
-# %% ../../nbs/7_runs/60_judgement.ipynb #a6f7679c
+# %% ../../nbs/7_runs/60_judgement.ipynb #3683a2fd
+def _asked_about(manifest:pd.DataFrame) -> list[tuple[FoldPart, np.ndarray]]: # with rows of the manifest, (n,)
+    "What each fit's classifier is asked about: its validation clips, the final one the test split."
+    tested = np.flatnonzero(manifest["split"] == "test")
+    return [(part, part.valid if part.number else tested) for part in fold_parts(manifest)]
+
+# %% ../../nbs/7_runs/60_judgement.ipynb #613afec8
 def judged_logits(
     classifiers:dict[str, Classifier], # of each fit, by its name
     clips:Resident,
     manifest:pd.DataFrame, # of the clips, in their order
 ) -> tuple[pd.DataFrame, np.ndarray]: # path, split, fold, label of judged clips; (clips, classes) float64
     "What each fold's classifier says of its validation clips, and the final one of the test split, not calibrated."
-    tested, rows = np.flatnonzero(manifest["split"] == "test"), []
-    judged_by = [(part, part.valid if part.number else tested) for part in fold_parts(manifest)]
+    judged_by, rows = _asked_about(manifest), []
     order = np.concatenate([indices for _, indices in judged_by])
     with progress(len(order), "judging") as bar:
         for part, indices in judged_by:
@@ -57,7 +62,12 @@ def judged_logits(
                 rows.append(class_logits(asked, clips, indices, bar))
     return manifest.iloc[order][["path", "split", "fold", "label"]].reset_index(drop=True), np.concatenate(rows)
 
-# %% ../../nbs/7_runs/60_judgement.ipynb #5a34222a
+# %% ../../nbs/7_runs/60_judgement.ipynb #428317d6
+def _temperatures(folds:np.ndarray, calibration:dict) -> np.ndarray: # (clips,)
+    "The temperature of each judged clip: that of the other folds or, in the test split, of all."
+    return np.array([calibration["by_fold"][str(fold)] if fold else calibration["temperature"] for fold in folds])
+
+# %% ../../nbs/7_runs/60_judgement.ipynb #05cee358
 def calibration_of(
     table:pd.DataFrame, # split, fold and label of the judged clips
     logits:np.ndarray, # (clips, classes)
@@ -70,12 +80,10 @@ def calibration_of(
     folds = table.loc[validated, "fold"].to_numpy()
     truth = truth_of(table.loc[validated, "label"], labels, labels_per_clip)
     found, _ = calibrate_folds(truth, logits[validated], folds)
-    temperatures = np.full(len(table), found["temperature"])
-    temperatures[validated] = [found["by_fold"][str(fold)] for fold in folds]
     reject = reject or RejectPart()
     if labels_per_clip == "one":
         found["rejection"] = rejection_setting(logits[validated], found["temperature"], reject.score, reject.keep)
-    return found, temperatures
+    return found, _temperatures(table["fold"].to_numpy(), found)
 
 # %% ../../nbs/7_runs/60_judgement.ipynb #e29bad4f
 def scaled_probabilities(
@@ -94,7 +102,7 @@ def scaled_probabilities(
         found[name] = (truth, temper(logits[rows], 1.0, labels_per_clip), scaled)
     return found
 
-# %% ../../nbs/7_runs/60_judgement.ipynb #a3795955
+# %% ../../nbs/7_runs/60_judgement.ipynb #a7403cea
 def calibrated_predictions(
     table:pd.DataFrame, # path, split, fold and label of the judged clips
     logits:np.ndarray, # (clips, classes)
@@ -107,6 +115,7 @@ def calibrated_predictions(
     energy = familiarity(scaled) if labels_per_clip == "one" else None
     return predictions_table(table, temper(scaled, 1.0, labels_per_clip), labels, temperatures, energy, labels_per_clip)
 
+# %% ../../nbs/7_runs/60_judgement.ipynb #18f5e161
 def calibration_for(
     part:FoldPart,
     calibration:dict, # from `calibration_of`
@@ -132,18 +141,31 @@ def judged(
     cv = summarise_folds(folds) | {key: pooled[key] for key in kept}
     return {"cv": cv, "test": _with_intervals(tested, labels, groups, labels_per_clip) if len(tested) else None}
 
-# %% ../../nbs/7_runs/60_judgement.ipynb #495c54f4
+# %% ../../nbs/7_runs/60_judgement.ipynb #6fbfc66a
 def _scores_of(part:pd.DataFrame, labels:list[str], labels_per_clip:str) -> dict:
     of_kind = judge if labels_per_clip == "one" else judge_several
     return of_kind(truth_of(part["label"], labels, labels_per_clip), part[labels].to_numpy(), labels)
 
+# %% ../../nbs/7_runs/60_judgement.ipynb #7e9f2089
 def _with_intervals(part:pd.DataFrame, labels:list[str], groups:pd.Series, labels_per_clip:str) -> dict:
     truth, probabilities = truth_of(part["label"], labels, labels_per_clip), part[labels].to_numpy()
     recordings = part["path"].map(groups).to_numpy()
     intervals = all_intervals(truth, probabilities, recordings, len(labels), labels_per_clip)
     return _scores_of(part, labels, labels_per_clip) | intervals
 
-# %% ../../nbs/7_runs/60_judgement.ipynb #25f7073c
+# %% ../../nbs/7_runs/60_judgement.ipynb #8d2f368c
+def _sizes_of(manifest:pd.DataFrame) -> dict: # keys of 'study'
+    "Clips and groups of each split."
+    by_split = manifest.groupby("split")
+    return {"clips": {name: len(rows) for name, rows in by_split}, "groups": by_split["group"].nunique().to_dict()}
+
+# %% ../../nbs/7_runs/60_judgement.ipynb #08996c73
+def _machine_of(environment:dict) -> dict: # keys of 'study'
+    "What the training was computed by."
+    return {"precision": environment.get("precision", "not recorded"), "device_name": environment["device_name"],
+            "cores": environment["cores"], "torch": environment["packages"]["torch"]}
+
+# %% ../../nbs/7_runs/60_judgement.ipynb #eb0b91d8
 def study_of(
     recipe:Recipe,
     manifest:pd.DataFrame,
@@ -152,19 +174,19 @@ def study_of(
     final:Classifier,
 ) -> dict: # 'study' of metrics.json
     "What was judged: data, protocol, network and machine."
-    by_split = manifest.groupby("split")
     return {"recipe": recipe.name, "corpus": audit["layout"], "synthetic": audit["synthetic"],
-            "classes": len(audit["labels"]), "clips": {name: len(rows) for name, rows in by_split},
-            "groups": by_split["group"].nunique().to_dict(),
-            "folds": recipe.splits.folds, "fold_kind": recipe.splits.kind, "test": recipe.splits.test,
+            "classes": len(audit["labels"]), **_sizes_of(manifest), "folds": recipe.splits.folds, "fold_kind": recipe.splits.kind, "test": recipe.splits.test,
             "epochs": recipe.train.epochs, "batch_size": recipe.train.batch_size,
             "network": recipe.network.kind, "parameters": count_parameters(final.network),
             "labels_per_clip": recipe.corpus.labels_per_clip, "best_by": recipe.train.best_by,
-            "precision": environment.get("precision", "not recorded"),
-            "device_name": environment["device_name"], "cores": environment["cores"],
-            "torch": environment["packages"]["torch"], "seed": recipe.seed}
+            **_machine_of(environment), "seed": recipe.seed}
 
-# %% ../../nbs/7_runs/60_judgement.ipynb #9e52d136
+# %% ../../nbs/7_runs/60_judgement.ipynb #91dcdc59
+def _clips_an_epoch(manifest:pd.DataFrame, batch_size:int) -> list[int]: # one a fit
+    "How many clips an epoch of each fit computes, in training and validation."
+    return [trained_clips(len(part.train), batch_size) + len(part.valid) for part in fold_parts(manifest)]
+
+# %% ../../nbs/7_runs/60_judgement.ipynb #5a5e6a66
 def speeds_of(
     stages:dict, # what is known of each stage, with seconds
     histories:dict[str, list[dict]], # of each fit
@@ -174,9 +196,8 @@ def speeds_of(
 ) -> dict: # 'seconds' and 'clips_per_second' of metrics.json
     "Seconds of each stage, and clips per second of training (with its validation) and of judging."
     seconds = {name: record["seconds"] for name, record in stages.items()}
-    an_epoch = [trained_clips(len(part.train), batch_size) + len(part.valid) for part in fold_parts(manifest)]
     # after early stopping the fits have different lengths
     epochs = [len(history) for history in histories.values()]
     return {"seconds": seconds | {"total": round(sum(seconds.values()), 3)},
-            "clips_per_second": {"training": round(np.dot(epochs, an_epoch) / seconds["3_training"], 2),
+            "clips_per_second": {"training": round(np.dot(epochs, _clips_an_epoch(manifest, batch_size)) / seconds["3_training"], 2),
                                  "evaluation": round(judged_clips / seconds["4_evaluation"], 2)}}

@@ -30,7 +30,7 @@ from .page import judgement_figures, report_of
 from ..training.crossval import fold_parts
 from ..training.devices import Resident
 
-# %% ../../nbs/7_runs/75_stages.ipynb #d1fa2142
+# %% ../../nbs/7_runs/75_stages.ipynb #692e155a
 @dataclass(frozen=True)
 class Judgement:
     "What the judgement of a run found, before it is drawn."
@@ -38,6 +38,7 @@ class Judgement:
     calibration:dict # of metrics.json
     calibrated:dict[str, tuple] # truth and probabilities before and after scaling, by part
 
+# %% ../../nbs/7_runs/75_stages.ipynb #d2d3c59b
 def ask(
     run:Run,
     classifiers:dict[str, Classifier], # of each fit, by its name, as trained
@@ -51,13 +52,14 @@ def ask(
     if "test" in calibrated: calibration["test"] = before_and_after(*calibrated["test"])
     return Judgement(calibrated_predictions(table, logits, temperatures, labels, kind), calibration, calibrated)
 
-# %% ../../nbs/7_runs/75_stages.ipynb #f7a62072
+# %% ../../nbs/7_runs/75_stages.ipynb #593abea6
 def _store_calibration(run:Run, classifiers:dict[str, Classifier], calibration:dict):
     "Enter each classifier's temperature, which was fitted on clips that it is not judged on."
     for part in fold_parts(run.manifest):
         classifiers[part.name].configuration["calibration"] = calibration_for(part, calibration, run.recipe.reject)
         save_classifier(classifiers[part.name], model_file(run, part))
 
+# %% ../../nbs/7_runs/75_stages.ipynb #8b718a9b
 def _metrics_of(run:Run, judgement:Judgement, final:Classifier, repeated:list[dict]) -> dict:
     "The content of metrics.json."
     recipe, manifest, predictions = run.recipe, run.manifest, judgement.predictions
@@ -68,7 +70,16 @@ def _metrics_of(run:Run, judgement:Judgement, final:Classifier, repeated:list[di
     seeds = [recipe.seed, *recipe.further_seeds]
     return metrics | ({"seeds": {"seeds": seeds} | spread_over_seeds([metrics, *repeated])} if repeated else {})
 
-# %% ../../nbs/7_runs/75_stages.ipynb #dd25904b
+# %% ../../nbs/7_runs/75_stages.ipynb #b90cb3f2
+def _map(run:Run, heard:Heard, part:pd.DataFrame, classifiers:dict[str, Classifier]) -> dict[str, tuple]:
+    "The map of the test clips or, without a test split, of the first fold's clips."
+    fit = fold_parts(run.manifest)[-1 if (part["split"] == "test").all() else 0]
+    if fit.number: part = part[part["fold"] == fit.number]
+    of = f"the {fit.name} model" if fit.number else "the final model"
+    word = "recording" if run.audit["layout"] in ("nonspeech7k", "esc50") else "group"
+    return map_figure(heard, part, classifiers[fit.name], of, run.note, word)
+
+# %% ../../nbs/7_runs/75_stages.ipynb #69c3ccda
 def _draw(run:Run, judgement:Judgement, metrics:dict, classifiers:dict[str, Classifier], clips:Resident):
     "Write the figures of the judgement and the report."
     write_figures(run.folder/"plots", judgement_figures(metrics, judgement.calibrated, run.labels, run.note))
@@ -79,15 +90,7 @@ def _draw(run:Run, judgement:Judgement, metrics:dict, classifiers:dict[str, Clas
     for name, (content, _, _) in drawn.items(): write_bytes(run.folder/"plots"/name, content)
     write_text(run.folder/"report.html", report_of(run, metrics, predictions, errors, drawn))
 
-def _map(run:Run, heard:Heard, part:pd.DataFrame, classifiers:dict[str, Classifier]) -> dict[str, tuple]:
-    "The map of the test clips or, without a test split, of the first fold's clips."
-    fit = fold_parts(run.manifest)[-1 if (part["split"] == "test").all() else 0]
-    if fit.number: part = part[part["fold"] == fit.number]
-    of = f"the {fit.name} model" if fit.number else "the final model"
-    word = "recording" if run.audit["layout"] in ("nonspeech7k", "esc50") else "group"
-    return map_figure(heard, part, classifiers[fit.name], of, run.note, word)
-
-# %% ../../nbs/7_runs/75_stages.ipynb #54321f56
+# %% ../../nbs/7_runs/75_stages.ipynb #319af4ab
 def evaluate(
     run:Run,
 ) -> dict: # the metrics
@@ -100,6 +103,7 @@ def evaluate(
         repeated.append(_judge(again, []))
     return _judge(run, repeated)
 
+# %% ../../nbs/7_runs/75_stages.ipynb #64b25a1b
 def _judge(run:Run, repeated:list[dict]) -> dict:
     "The judgement of one run; with the metrics of its repetitions also their spread."
     if run.finished("4_evaluation"): return read_json(run.folder/"metrics.json")
@@ -115,7 +119,7 @@ def _judge(run:Run, repeated:list[dict]) -> dict:
         _draw(run, judgement, metrics, classifiers, clips)
     return read_json(run.folder/"metrics.json")
 
-# %% ../../nbs/7_runs/75_stages.ipynb #b571b7ee
+# %% ../../nbs/7_runs/75_stages.ipynb #69843400
 def repetitions(
     run:Run,
 ) -> list[Run]: # one for each of the recipe's further seeds
@@ -123,6 +127,7 @@ def repetitions(
     recipes = [run.recipe.model_copy(update={"seed": seed, "further_seeds": []}) for seed in run.recipe.further_seeds]
     return [enter_run(recipe, run.folder/"seeds"/f"{recipe.seed}") for recipe in recipes]
 
+# %% ../../nbs/7_runs/75_stages.ipynb #a1e0d811
 def complete(
     run:Run,
 ) -> dict: # the metrics

@@ -26,7 +26,7 @@ def fair_threads(
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../../nbs/7_runs/50_together.ipynb #1bfacf36
+# %% ../../nbs/7_runs/50_together.ipynb #8e9ba22f
 @contextmanager
 def _signals_kept():
     "A `with` after which signals mean what they meant before: the launcher leaves its own handlers behind."
@@ -35,6 +35,7 @@ def _signals_kept():
     finally:
         for name, handler in before.items(): signal.signal(name, handler)
 
+# %% ../../nbs/7_runs/50_together.ipynb #5184f3cd
 def _failure_of(error) -> Exception:
     "What went wrong in the first process that failed: a user's mistake in its own words, or all that is known."
     rank, first = error.get_first_failure()
