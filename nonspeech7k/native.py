@@ -137,7 +137,7 @@ def ready() -> bool:
     place = _library_path(chosen())
     return place is not None and place.exists() and available()
 
-# %% ../nbs/0_ground/30_native.ipynb #53c0c315
+# %% ../nbs/0_ground/30_native.ipynb #ad8cebed
 def call(
     name:str, # of a function at the end of a .cpp file
     *values, # tensors (their memory), None (a null pointer) or integers, in the function's order
@@ -146,7 +146,7 @@ def call(
     kernel = getattr(library(), name)
     kernel(*map(_as_c, values), ctypes.c_long(torch.get_num_threads()))
 
-def _as_c(value):
+def _as_c(value:torch.Tensor|int|None) -> ctypes.c_void_p|ctypes.c_long:
     if value is None: return ctypes.c_void_p(0)
     if isinstance(value, torch.Tensor): return ctypes.c_void_p(value.data_ptr())
     return ctypes.c_long(value)

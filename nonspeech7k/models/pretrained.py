@@ -89,7 +89,7 @@ def hub_obstacle() -> str: # '' where there is none
     if constants.HF_HUB_OFFLINE: return "HF_HUB_OFFLINE is set"
     return "" if reachable(constants.ENDPOINT) else f"{constants.ENDPOINT} cannot be reached"
 
-# %% ../../nbs/3_models/30_pretrained.ipynb #b6f9f2a7
+# %% ../../nbs/3_models/30_pretrained.ipynb #0f4583ae
 def hub_file(
     repository:str, # 'timm/resnet18.a1_in1k'
     name:str, # of a file in it
@@ -103,9 +103,9 @@ def hub_file(
         try: return Path(hf_hub_download(repository, name))
         except OSError as error: reason = f"{constants.ENDPOINT} said: {str(error).strip().splitlines()[0]}"
     address = f"{constants.ENDPOINT}/{repository}/resolve/main/{name}"
-    raise UserError(f"network.weights: {repository} is not in the cache and {reason}; download {address} where there is "
-                    f"a network and set {instead}, or bring a Hugging Face cache that holds it and name its folder in "
-                    f"HF_HOME")
+    raise UserError(f"network.weights: {repository} is not in the cache and {reason}; download {address} where there "
+                    f"is a network and set {instead}, or bring a Hugging Face cache that holds it and name its folder "
+                    f"in HF_HOME")
 
 # %% ../../nbs/3_models/30_pretrained.ipynb #38544b58
 def weights_file(

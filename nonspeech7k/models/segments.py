@@ -97,13 +97,13 @@ class SegmentNetwork(nn.Module):
         segments = self.segment_embeddings(features)
         return segments.amax(-1) if self.pooling == "max" else segments.mean(-1)
 
-# %% ../../nbs/3_models/40_segments.ipynb #e57dad7d
+# %% ../../nbs/3_models/40_segments.ipynb #31f538ca
 def segment_times(
-    segments:int,
+    segments:int, # how many
     hop_length:int, # samples between frames
     rate:int, # Hz
-    segment_frames:int=128,
-    segment_step:int=64, # frames
+    segment_frames:int=128, # frames of a segment
+    segment_step:int=64, # frames from one segment to the next
 ) -> np.ndarray: # (segments, 2) float64, start and end in s
     "Start and end of each segment."
     starts = np.arange(segments, dtype=np.float64) * segment_step

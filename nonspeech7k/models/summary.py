@@ -58,8 +58,8 @@ def _layers(network:nn.Module, name:str="") -> Iterator[tuple[str, nn.Module, in
     if parameters or not (children or isinstance(network, nn.Identity)): yield name, network, parameters
     for child, layer in children: yield from _layers(layer, f"{name}.{child}" if name else child)
 
-# %% ../../nbs/3_models/15_summary.ipynb #4315fb29
-def _shape_of(output) -> str: # '64 × 32 × 62', without the batch
+# %% ../../nbs/3_models/15_summary.ipynb #b5569d5e
+def _shape_of(output:torch.Tensor|tuple) -> str: # '64 × 32 × 62', without the batch
     while not isinstance(output, torch.Tensor): output = output[0]
     return " × ".join(map(str, output.shape[1:]))
 

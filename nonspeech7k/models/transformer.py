@@ -79,15 +79,15 @@ def check_parts(
 FURTHER = ("intermediate_size", "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps",
            "patch_size", "frequency_stride", "time_stride", "qkv_bias")
 
-# %% ../../nbs/3_models/80_transformer.ipynb #45e9a572
+# %% ../../nbs/3_models/80_transformer.ipynb #463f25ed
 def grid_of(
-    configuration, # transformers.ASTConfig
+    configuration:"transformers.ASTConfig", # of a network
 ) -> tuple[int, int]: # rows and columns
     "The patches of a configuration; raises `UserError` where not even one fits."
     return patch_grid(configuration.num_mel_bins, configuration.max_length, configuration.patch_size,
                       configuration.frequency_stride, configuration.time_stride)
 
-# %% ../../nbs/3_models/80_transformer.ipynb #b4a11965
+# %% ../../nbs/3_models/80_transformer.ipynb #d590430b
 def configuration(
     classes:int, # logits that come out
     shape:tuple[int, int, int], # of the features: channels (1), bands, frames
@@ -95,7 +95,7 @@ def configuration(
     layers:int, # of attention
     heads:int, # that share the units
     config:dict|None=None, # values for names in FURTHER, where they are not the usual ones
-): # transformers.ASTConfig
+) -> "transformers.ASTConfig":
     "The configuration of a transformer for features of a shape; raises `UserError` where they do not fit."
     channels, bands, frames = shape
     check_parts(channels, hidden, heads)
@@ -174,9 +174,9 @@ def from_checkpoint(
     fitted.load_state_dict(state, strict=False) # without the last layer
     return fitted
 
-# %% ../../nbs/3_models/80_transformer.ipynb #e33e13ba
+# %% ../../nbs/3_models/80_transformer.ipynb #a87dea73
 def architecture_of(
-    built, # transformers.ASTConfig
+    built:"transformers.ASTConfig", # of a network
 ) -> dict:
     "The settings of `SpectrogramTransformer` that make a network of this form from random weights."
     return {"kind": "transformer", "weights": "none", "hidden": built.hidden_size, "layers": built.num_hidden_layers,

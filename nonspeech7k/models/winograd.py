@@ -33,14 +33,14 @@ def _take_piece(size:int) -> tuple[int, int]: # at least size bytes, their addre
     if not piece[1]: raise MemoryError(f"{size:,} bytes for the training step; lower train.batch_size")
     return piece
 
-# %% ../../nbs/3_models/55_winograd.ipynb #d8dc5dea
+# %% ../../nbs/3_models/55_winograd.ipynb #42344f25
 class Memory:
     "Tensors for one step, from memory that earlier steps have given back."
     def __init__(self): self._lent = []
 
-    def floats(self, *shape:int) -> torch.Tensor: return self._take(shape, torch.float32)
+    def floats(self, *shape:int) -> torch.Tensor: return self._take(shape, torch.float32) # of any content
 
-    def bytes(self, *shape:int) -> torch.Tensor: return self._take(shape, torch.uint8)
+    def bytes(self, *shape:int) -> torch.Tensor: return self._take(shape, torch.uint8) # of any content
 
     def _take(self, shape:tuple[int, ...], dtype:torch.dtype) -> torch.Tensor:
         size = torch.Size(shape).numel() * dtype.itemsize
@@ -48,7 +48,7 @@ class Memory:
         content = (ctypes.c_char * size).from_address(self._lent[-1][1])
         return torch.frombuffer(content, dtype=dtype).view(shape)
 
-    def __del__(self, shelf=_shelf, lock=_shelf_lock): # at the interpreter's end, too, when the module is gone
+    def __del__(self, shelf:list=_shelf, lock:threading.Lock=_shelf_lock): # also when the module is gone already
         with lock: shelf.extend(self._lent)
 
 # %% ../../nbs/3_models/55_winograd.ipynb #bf51afe3
@@ -223,8 +223,8 @@ class BlockTape:
     alive:torch.Tensor|None=None # without pooling: what ReLU let through, uint8
     counts:torch.Tensor|None=None # without pooling: (3, images, channels), how many those are, and their sums
 
-# %% ../../nbs/3_models/55_winograd.ipynb #2492eea9
-def _outer(tape:BlockTape) -> tuple[torch.Tensor, ...]: # (channels,) each
+# %% ../../nbs/3_models/55_winograd.ipynb #249cc931
+def _joining_numbers(tape:BlockTape) -> tuple[torch.Tensor, ...]: # (channels,) each
     "The scales of y2 and s, and the shift of their sum."
     return tape.norm2.scale.float(), tape.norm_s.scale.float(), (tape.norm2.shift + tape.norm_s.shift).float()
 
@@ -233,17 +233,17 @@ def _join_and_mean(tape:BlockTape, memory:Memory) -> torch.Tensor: # (images, ch
     out = torch.empty(n, channels)
     if tape.norm2.layer.training:
         tape.counts, tape.alive = torch.empty(3, n, channels), memory.bytes(*tape.y2.shape)
-    call("join_and_mean", *tape.y2.shape, tape.y2, tape.s, *_outer(tape), out, tape.alive, tape.counts)
+    call("join_and_mean", *tape.y2.shape, tape.y2, tape.s, *_joining_numbers(tape), out, tape.alive, tape.counts)
     return out
 
-# %% ../../nbs/3_models/55_winograd.ipynb #6e0eacbb
+# %% ../../nbs/3_models/55_winograd.ipynb #71970f1e
 def _join_and_pool(tape:BlockTape, memory:Memory) -> torch.Tensor: # (images, height // 2, width // 2, channels)
     n, height, width, channels = tape.y2.shape
     out = memory.floats(n, height // 2, width // 2, channels)
     if tape.norm2.layer.training:
         tape.y_won, tape.s_won = memory.floats(*out.shape), memory.floats(*out.shape)
         tape.winner = memory.bytes(*out.shape)
-    call("join_and_pool", *tape.y2.shape, tape.y2, tape.s, *_outer(tape), out, tape.winner, tape.y_won, tape.s_won)
+    call("join_and_pool", *tape.y2.shape, tape.y2, tape.s, *_joining_numbers(tape), out, tape.winner, tape.y_won, tape.s_won)
     return out
 
 # %% ../../nbs/3_models/55_winograd.ipynb #abc25a06
@@ -275,8 +275,8 @@ def _outer_sums(tape:BlockTape, gradient:torch.Tensor) -> tuple[torch.Tensor, to
          totals)
     return gradient, totals
 
-# %% ../../nbs/3_models/55_winograd.ipynb #70fe317b
-def _inner(tape:BlockTape) -> tuple[torch.Tensor, torch.Tensor]: # (channels,) each
+# %% ../../nbs/3_models/55_winograd.ipynb #eb82dc0b
+def _inner_numbers(tape:BlockTape) -> tuple[torch.Tensor, torch.Tensor]: # (channels,) each
     "Scale and shift between the two convolutions."
     return tape.norm1.scale.float(), tape.norm1.shift.float()
 
@@ -285,7 +285,7 @@ def _second_backward(tape:BlockTape, gradient:torch.Tensor, numbers:tuple, memor
     conv, y1, of_y1 = tape.block.correction[3], tape.y1, memory.floats(*tape.y1.shape)
     totals = torch.empty(2, y1.shape[-1], dtype=torch.float64)
     of_weight, planes = torch.empty_like(conv.weight), weight_planes(conv.weight, memory, back=True)
-    call("convolve_back_second", *y1.shape, y1, *_inner(tape), tape.y2, gradient, tape.winner, tape.alive, *numbers,
+    call("convolve_back_second", *y1.shape, y1, *_inner_numbers(tape), tape.y2, gradient, tape.winner, tape.alive, *numbers,
          planes, of_y1, totals, of_weight, *of_weight.stride(), CHUNK)
     gradients[conv.weight] = of_weight
     return of_y1, totals
@@ -301,12 +301,13 @@ def _shortcut_backward(tape:BlockTape, gradient:torch.Tensor, numbers:tuple, mem
     gradients[weight] = of_weight
     return of_x
 
-# %% ../../nbs/3_models/55_winograd.ipynb #55273999
-def _first_backward(tape:BlockTape, of_y1:torch.Tensor, numbers:tuple, of_x:torch.Tensor, memory:Memory, gradients:dict):
+# %% ../../nbs/3_models/55_winograd.ipynb #7a171d4a
+def _first_backward(tape:BlockTape, of_y1:torch.Tensor, numbers:tuple, of_x:torch.Tensor, memory:Memory,
+                    gradients:dict):
     "Adds to the gradient of x what comes through the block's first convolution."
     weight = tape.block.correction[0].weight
     of_weight, planes = torch.empty_like(weight), weight_planes(weight, memory, back=True)
-    call("convolve_back_first", *tape.x.shape, len(weight), tape.x, tape.y1, of_y1, *_inner(tape), *numbers,
+    call("convolve_back_first", *tape.x.shape, len(weight), tape.x, tape.y1, of_y1, *_inner_numbers(tape), *numbers,
          planes, of_x, of_weight, *of_weight.stride(), CHUNK)
     gradients[weight] = of_weight
 
