@@ -8,13 +8,13 @@ __all__ = ['LAYERS', 'run_stages', 'AcceleratedNetwork', 'Kernels', 'choose_kern
 # %% ../../nbs/3_models/60_kernels.ipynb #8a71af80
 from dataclasses import dataclass
 
-# %% ../../nbs/3_models/60_kernels.ipynb #2b047671
+# %% ../../nbs/3_models/60_kernels.ipynb #5e942b9a
 import torch
 from torch import nn
 
 from .residual import ResidualBlock, ResidualNetwork
-from .winograd import (CHUNK, PIXELS, BlockTape, Memory, Normalisation, block_backward, block_forward,
-                                         convolve, first_backward, first_forward, normalisation, shortcut)
+from .winograd import (CHUNK, PIXELS, Memory, Normalisation, block_backward, block_forward, convolve,
+                                         first_backward, first_forward, normalisation, shortcut)
 from ..native import Obstacle, vectors
 
 # %% ../../nbs/3_models/60_kernels.ipynb #39b8de81

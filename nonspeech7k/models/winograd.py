@@ -236,14 +236,15 @@ def _join_and_mean(tape:BlockTape, memory:Memory) -> torch.Tensor: # (images, ch
     call("join_and_mean", *tape.y2.shape, tape.y2, tape.s, *_joining_numbers(tape), out, tape.alive, tape.counts)
     return out
 
-# %% ../../nbs/3_models/55_winograd.ipynb #71970f1e
+# %% ../../nbs/3_models/55_winograd.ipynb #0c51abad
 def _join_and_pool(tape:BlockTape, memory:Memory) -> torch.Tensor: # (images, height // 2, width // 2, channels)
     n, height, width, channels = tape.y2.shape
     out = memory.floats(n, height // 2, width // 2, channels)
     if tape.norm2.layer.training:
         tape.y_won, tape.s_won = memory.floats(*out.shape), memory.floats(*out.shape)
         tape.winner = memory.bytes(*out.shape)
-    call("join_and_pool", *tape.y2.shape, tape.y2, tape.s, *_joining_numbers(tape), out, tape.winner, tape.y_won, tape.s_won)
+    call("join_and_pool", *tape.y2.shape, tape.y2, tape.s, *_joining_numbers(tape), out, tape.winner, tape.y_won,
+         tape.s_won)
     return out
 
 # %% ../../nbs/3_models/55_winograd.ipynb #abc25a06
@@ -275,7 +276,7 @@ def _outer_sums(tape:BlockTape, gradient:torch.Tensor) -> tuple[torch.Tensor, to
          totals)
     return gradient, totals
 
-# %% ../../nbs/3_models/55_winograd.ipynb #eb82dc0b
+# %% ../../nbs/3_models/55_winograd.ipynb #4f2351ed
 def _inner_numbers(tape:BlockTape) -> tuple[torch.Tensor, torch.Tensor]: # (channels,) each
     "Scale and shift between the two convolutions."
     return tape.norm1.scale.float(), tape.norm1.shift.float()
@@ -285,8 +286,8 @@ def _second_backward(tape:BlockTape, gradient:torch.Tensor, numbers:tuple, memor
     conv, y1, of_y1 = tape.block.correction[3], tape.y1, memory.floats(*tape.y1.shape)
     totals = torch.empty(2, y1.shape[-1], dtype=torch.float64)
     of_weight, planes = torch.empty_like(conv.weight), weight_planes(conv.weight, memory, back=True)
-    call("convolve_back_second", *y1.shape, y1, *_inner_numbers(tape), tape.y2, gradient, tape.winner, tape.alive, *numbers,
-         planes, of_y1, totals, of_weight, *of_weight.stride(), CHUNK)
+    call("convolve_back_second", *y1.shape, y1, *_inner_numbers(tape), tape.y2, gradient, tape.winner, tape.alive,
+         *numbers, planes, of_y1, totals, of_weight, *of_weight.stride(), CHUNK)
     gradients[conv.weight] = of_weight
     return of_y1, totals
 
