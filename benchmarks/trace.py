@@ -22,8 +22,8 @@ from nonspeech7k import native
 from nonspeech7k.features import spectrograms
 from nonspeech7k.features.spectrograms import standardise
 from nonspeech7k.files import write_bytes
-from nonspeech7k.models import kernels
-from nonspeech7k.training.fit import fit as fit_module
+from nonspeech7k.models import winograd
+from nonspeech7k.training import fit as fit_module
 from nonspeech7k.training.devices import resident
 
 # Parts of a step, and what operators that belong to them have in their names; the first that fits counts. "own " stands
@@ -52,7 +52,7 @@ def only_steps() -> Iterator:
     def named(kernel, *values):
         with record_function(f"own {kernel}"): return call(kernel, *values)
     call = native.call
-    with (patch.object(fit_module, "save_state", lambda *_: None), patch.object(kernels, "call", named),
+    with (patch.object(fit_module, "save_state", lambda *_: None), patch.object(winograd, "call", named),
           patch.object(spectrograms, "call", named)): yield
 
 

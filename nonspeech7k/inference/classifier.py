@@ -27,7 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..data.clips import BadClip, quantise, read_clip, restore
 from ..features.registry import build_front_end
 from ..files import UserError, write_bytes
-from ..models.kernels import accelerate, kernels_status
+from ..models.kernels import accelerate, choose_kernels, kernels_status
 from ..models.registry import build_network
 from ..native import available
 from ..training.devices import autocast, keep_memory, precision
@@ -244,7 +244,7 @@ class Prepared(nn.Module):
     ):
         super().__init__()
         device = next(network.parameters()).device
-        self.dtype, self.own = dtype, own_kernels and kernels_status(network, device, dtype).startswith("own")
+        self.dtype, self.own = dtype, own_kernels and choose_kernels(network, device, dtype).used
         self.network = (accelerate(deepcopy(network).eval()) if self.own else
                         fold_batch_norms(network).to(memory_format=torch.channels_last))
 

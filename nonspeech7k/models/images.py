@@ -5,21 +5,20 @@
 # %% auto #0
 __all__ = ['image_block', 'pooled_size', 'ImageCnn']
 
-# %% ../../nbs/3_models/75_images.ipynb #80cc1d51
+# %% ../../nbs/3_models/75_images.ipynb #a6addccb
 import torch
 from torch import nn
 
 from ..files import UserError
-from .residual import Dropout
+from .layers import Dropout, convolution
 
-# %% ../../nbs/3_models/75_images.ipynb #2a438dc0
+# %% ../../nbs/3_models/75_images.ipynb #aa3ea4cb
 def image_block(
     inputs:int, # channels
     outputs:int, # channels
 ) -> nn.Sequential: # (batch, inputs, height, width) → (batch, outputs, height // 2, width // 2)
     "A 3×3 convolution, batch norm, ReLU and 2×2 max pooling."
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs),
-                         nn.ReLU(inplace=True), nn.MaxPool2d(2))
+    return nn.Sequential(*convolution(inputs, outputs), nn.MaxPool2d(2))
 
 # %% ../../nbs/3_models/75_images.ipynb #14cdfc7a
 def pooled_size(
@@ -33,11 +32,11 @@ def pooled_size(
     raise UserError(f"network.channels: {blocks} blocks halve {bands} bands × {frames} frames to nothing; "
                     f"list fewer channels, or give the front end at least {2 ** blocks} bands and frames")
 
-# %% ../../nbs/3_models/75_images.ipynb #88f52bd6
+# %% ../../nbs/3_models/75_images.ipynb #d2e4c877
 class ImageCnn(nn.Module):
     "Features (batch, channels, bands, frames) of one fixed size → logits (batch, classes)."
     def __init__(self,
-        classes:int,
+        classes:int, # logits that come out
         shape:tuple[int, int, int], # of the features: channels, bands, frames
         channels:tuple[int, ...]=(64, 128, 256, 512), # after each block
         hidden:int=1024, # units of the layer before the classes

@@ -27,7 +27,7 @@ from torch import nn
 import nonspeech7k
 from ..data.clips import Bank
 from ..files import UserError
-from ..models.kernels import kernels_status
+from ..models.kernels import choose_kernels
 from ..native import processor_flags
 
 # %% ../../nbs/4_training/20_devices.ipynb #505aaa12
@@ -78,7 +78,7 @@ def precision(
 def _own_kernels_win(device:torch.device, network:nn.Module|None) -> bool:
     "Whether float32 on the own kernels is faster than bfloat16 on PyTorch's operators."
     if network is None or device.type != "cpu" or "amx_bf16" in processor_flags(): return False
-    return "AVX-512" in kernels_status(network, device)
+    return choose_kernels(network, device).vectors == "AVX-512"
 
 def autocast(
     device:torch.device,
