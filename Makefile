@@ -7,7 +7,7 @@ XLA := .venv-xla/bin
 XLA_INSTALLED := .venv-xla/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-xla venv export readme bench baselines clean
+.PHONY: help run test lint test-xla venv export readme bench baselines clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -19,11 +19,16 @@ run: $(INSTALLED) ## install, make the demo corpus and take it through the whole
 	@$(BIN)/nonspeech7k run recipes/demo.yaml --out runs/demo
 
 test: export NONSPEECH7K_PROGRESS = off
-test: $(INSTALLED) ## install and test: the notebooks first, then whole runs, packaging and house rules
+test: lint ## install and test: style and types, the notebooks, then whole runs, packaging and house rules
 	@echo "== The notebooks, two at a time (nbdev_test)"
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --path nbs --n_workers 2 --do_print
 	@echo "== What no notebook can hold (pytest tests)"
 	@$(BIN)/python -m pytest tests
+
+lint: $(INSTALLED) ## look over notebooks and tests (ruff) and the types of the package (pyrefly), in seconds
+	@echo "== Style (ruff) and types (pyrefly)"
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/pyrefly check --summary=none --output-format=min-text
 
 test-xla: $(XLA_INSTALLED) ## install torch_xla into .venv-xla and test training on it, with a CPU in the TPU's place
 	@$(XLA)/python -m pytest tests_xla
