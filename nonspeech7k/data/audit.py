@@ -20,17 +20,17 @@ from nonspeech7k.data.measurements import (
     silent_share,
 )
 
-# %% ../../nbs/1_data/90_audit.ipynb #f2c62516
+# %% ../../nbs/1_data/90_audit.ipynb #f53bb3ee
 def _names_in_short(
-    names:list[str],
+    names:list[str], # in their order
     most:int=3, # written out
 ) -> str:
     "Names in one line, the first `most` written out and the others counted."
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
-# %% ../../nbs/1_data/90_audit.ipynb #18d3972e
+# %% ../../nbs/1_data/90_audit.ipynb #e9987f4b
 def _count_of(
-    count:int,
+    count:int, # how many there are
     noun:str, # in the singular
 ) -> str:
     "A count with its noun: '1 clip', '1,200 classes'."
@@ -162,9 +162,9 @@ def _shift_warnings(found:dict) -> Iterator[str]: # of the audit so far
         if shift["what"] != "bandwidth" and shift["size"] >= 0.2 and shift["p"] < 0.001:
             yield f"{shift['sentence']}; the test judges other clips than are trained on"
 
-# %% ../../nbs/1_data/90_audit.ipynb #b0c66940
+# %% ../../nbs/1_data/90_audit.ipynb #4e3acb52
 def printable(
-    value, # anything that JSON can hold
+    value:object, # anything that JSON can hold
 ): # the same
     "A value in which bytes that are no text are spelled out, as Python writes them."
     if isinstance(value, str): return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -180,9 +180,9 @@ _LICENCES = {
     "esc50": "if these are the recordings of ESC-50: CC BY-NC, and CC BY for the ten classes of ESC-10; "
              "name the source, nothing commercial"}
 
-# %% ../../nbs/1_data/90_audit.ipynb #15fdbc74
+# %% ../../nbs/1_data/90_audit.ipynb #843e6fe9
 def licence(
-    corpus:Corpus,
+    corpus:Corpus, # its folder and its layout
 ) -> dict: # sentence; files: names of licences and READMEs in the root
     "What is known about the recordings' licence."
     files = sorted(printable(path.name) for path in corpus.root.iterdir()
@@ -212,9 +212,9 @@ def fit_to_train(
                                                    "and nothing that stops a training"}
     return {"answer": "yes", "sentence": "yes: nothing was found that stands against it"}
 
-# %% ../../nbs/1_data/90_audit.ipynb #70fd1651
+# %% ../../nbs/1_data/90_audit.ipynb #68798799
 def _unreadable_files(
-    corpus:Corpus,
+    corpus:Corpus, # its files and its manifest
     errors:list[str], # one a clip, '' for good ones
 ) -> list[dict[str, str]]: # path as in the manifest, and reason
     "The files that cannot be read."
@@ -227,9 +227,9 @@ def _all_warnings(clips:pd.DataFrame, found:dict) -> list[str]: # of the manifes
     return [*_split_warnings(clips, found), *_copy_warnings(found), *_class_warnings(found), *_sound_warnings(found),
             *_shift_warnings(found)]
 
-# %% ../../nbs/1_data/90_audit.ipynb #f0bc041a
+# %% ../../nbs/1_data/90_audit.ipynb #410b96bb
 def audit(
-    corpus:Corpus,
+    corpus:Corpus, # its files and its manifest
     workers:int|None=None, # threads; None: one a core
     folder:str|Path|None=None, # where measurements are kept for the next time; None: nowhere
     clips:pd.DataFrame|None=None, # of `examine`, where they are known already
@@ -251,10 +251,10 @@ def audit(
 # %% ../../nbs/1_data/90_audit.ipynb #d9b24d7d
 TOLD = 20 # sentences of a list that the terminal shows
 
-# %% ../../nbs/1_data/90_audit.ipynb #ca1fd57a
+# %% ../../nbs/1_data/90_audit.ipynb #1d656c82
 def _titled_list(
-    title:str,
-    sentences:list[str],
+    title:str, # above the list
+    sentences:list[str], # one a finding
     count:int|None=None, # of what they speak of; None: one each
 ) -> list[str]: # lines, none where there is no sentence
     "A titled list, indented and at most 100 columns wide."
@@ -264,10 +264,8 @@ def _titled_list(
              for part in wrap(line, 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)]
     return ["", title, *lines]
 
-# %% ../../nbs/1_data/90_audit.ipynb #d693878a
-def _total_duration(
-    seconds:float,
-) -> str: # in hours, or in minutes where it is less than one
+# %% ../../nbs/1_data/90_audit.ipynb #a1bce171
+def _total_duration(seconds:float) -> str: # of all clips together
     "A total duration for people."
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 

@@ -21,7 +21,7 @@ from ..files import UserError, cannot_write, read_json, sweep, write_json
 # %% ../../nbs/1_data/75_bank.ipynb #fe44d25f
 VERSION = 2 # of decoding and of the bank's format; part of its name
 
-# %% ../../nbs/1_data/75_bank.ipynb #432e2c48
+# %% ../../nbs/1_data/75_bank.ipynb #abed302c
 @dataclass(frozen=True)
 class Bank:
     "Decoded clips, mapped into memory."
@@ -34,23 +34,25 @@ class Bank:
 
     def __len__(self) -> int: return len(self.rows)
 
-    def waveform(self, index:int) -> np.ndarray:
+    def waveform(self, index:int) -> np.ndarray: # of a path → (samples,) float32
         "The float32 waveform (samples,) of the path with this index."
         row = self.rows[index]
         return restore(self.samples[row], self.scales[row])
 
-# %% ../../nbs/1_data/75_bank.ipynb #f2ff96ba
+# %% ../../nbs/1_data/75_bank.ipynb #f22d322d
 def bank_key(
     digests:list[str], # of the files' contents, any order
     rate:int, # Hz
-    seconds:float,
+    seconds:float, # how long a clip is
 ) -> str: # 24 hexadecimal digits
     "The name of the bank that holds these contents as clips of this kind."
     text = "\n".join([f"{VERSION} {rate} {seconds!r}", *sorted(set(digests))])
     return blake2b(text.encode(), digest_size=12).hexdigest()
 
-# %% ../../nbs/1_data/75_bank.ipynb #a338415f
-def _files_by_content(paths:list[Path], digests:dict[int, str]) -> dict[str, list[tuple[int, Path]]]:
+# %% ../../nbs/1_data/75_bank.ipynb #f2c5d0d4
+def _files_by_content(
+    paths:list[Path], digests:dict[int, str], # of the good ones, by index
+) -> dict[str, list[tuple[int, Path]]]: # digest → indices and paths
     "The files of each content, with their indices, in order of the digests."
     files = {}
     for index, content in digests.items(): files.setdefault(content, []).append((index, paths[index]))
@@ -76,9 +78,11 @@ def _reserve_array(path:Path, clips:int, length:int) -> int: # bytes before the 
         with open(path, "r+b") as file: os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return start
 
-# %% ../../nbs/1_data/75_bank.ipynb #b74c010e
+# %% ../../nbs/1_data/75_bank.ipynb #119d0667
 def _decode_rows(
-    place:Path, start:int, rows:list[int], paths:list[Path], rate:int, seconds:float,
+    place:Path, start:int, # of the array; bytes before its first row
+    rows:list[int], paths:list[Path], # one a file
+    rate:int, seconds:float, # Hz; how long a clip is
 ) -> list[tuple[float, float]|BadClip]: # scale and duration of each clip, or what is wrong with its file
     "Decode files into these rows of a reserved array."
     results, width = [], 2 * round(rate * seconds) # bytes
@@ -93,8 +97,8 @@ def _decode_rows(
             results.append(tuple(known))
     return results
 
-# %% ../../nbs/1_data/75_bank.ipynb #f363bfa6
-def _keep_rows(path:Path, rows:list[int]):
+# %% ../../nbs/1_data/75_bank.ipynb #61b59fea
+def _keep_rows(path:Path, rows:list[int]): # of an array; in ascending order
     "Keep only these rows, in ascending order, of an array on the disk."
     samples = np.load(path, mmap_mode="r+")
     for row, source in enumerate(rows):
@@ -108,10 +112,11 @@ def _sync_to_disk(path:Path):
     "Wait until a file is on the disk and not on its way there."
     with open(path, "r+b") as file: os.fsync(file.fileno())
 
-# %% ../../nbs/1_data/75_bank.ipynb #b97d8e76
+# %% ../../nbs/1_data/75_bank.ipynb #bb343d68
 def _finish_bank(
-    partial:Path, contents:list[str], results:list, rate:int, seconds:float,
-) -> dict[str, str]:
+    partial:Path, contents:list[str], results:list, # the folder; digests; of `_decode_rows`, one a content
+    rate:int, seconds:float, # Hz; how long a clip is
+) -> dict[str, str]: # what is wrong with the contents that cannot be decoded
     "Take out the rows of bad files, write what is known of each clip, and give the bank its name."
     faults = {content: str(result) for content, result in zip(contents, results) if isinstance(result, BadClip)}
     kept = [row for row, content in enumerate(contents) if content not in faults]
@@ -128,8 +133,10 @@ def _finish_bank(
             if not (final/"clips.json").exists(): raise # else another run was quicker
     return faults
 
-# %% ../../nbs/1_data/75_bank.ipynb #d8ca0065
-def _map_bank(place:Path, digests:list[str]) -> Bank:
+# %% ../../nbs/1_data/75_bank.ipynb #c8ea5a54
+def _map_bank(
+    place:Path, digests:list[str], # the bank's folder; of the asked-for paths
+) -> Bank:
     "Map a bank that stands on the disk; `digests` say which clip each path is."
     try:
         known = read_json(place/"clips.json")
@@ -140,8 +147,11 @@ def _map_bank(place:Path, digests:list[str]) -> Bank:
     return Bank(samples, np.array(known["scales"], np.float32), np.array(known["durations"]), known["rate"],
                 np.array([row_of[content] for content in digests]), tuple(digests))
 
-# %% ../../nbs/1_data/75_bank.ipynb #371b816f
-def _build_bank(files:dict, rate:int, seconds:float, folder:Path, workers:int|None) -> dict[str, str]:
+# %% ../../nbs/1_data/75_bank.ipynb #e97f0564
+def _build_bank(
+    files:dict[str, list], rate:int, seconds:float, # of `_files_by_content`; Hz; how long a clip is
+    folder:Path, workers:int|None, # where banks are kept; threads, None: one a core
+) -> dict[str, str]: # what is wrong with the contents that cannot be decoded
     "Decode one file of each content into a new bank; what is wrong with the contents that cannot be decoded."
     contents = list(files)
     partial = folder/f".{bank_key(contents, rate, seconds)}.{os.getpid()}.partial"
@@ -156,8 +166,11 @@ def _build_bank(files:dict, rate:int, seconds:float, folder:Path, workers:int|No
     except OSError as error: raise cannot_write(folder, error) from error
     finally: shutil.rmtree(partial, ignore_errors=True)
 
-# %% ../../nbs/1_data/75_bank.ipynb #e8fdf79f
-def _faults_still_there(faults:dict[str, str], files:dict, rate:int, seconds:float) -> dict[str, str]:
+# %% ../../nbs/1_data/75_bank.ipynb #0a97e9a0
+def _faults_still_there(
+    faults:dict[str, str], files:dict[str, list], # digest → what was wrong; of `_files_by_content`
+    rate:int, seconds:float, # Hz; how long a clip is
+) -> dict[str, str]:
     "The faults that are still there, in the words of today."
     attempt = faults_returned(lambda path: read_sixteen_bits(path, rate, seconds))
     paths = {content: files[content][0][1] for content in faults}
@@ -165,9 +178,12 @@ def _faults_still_there(faults:dict[str, str], files:dict, rate:int, seconds:flo
     return {content: str(result).removeprefix(f"{paths[content]}: ")
             for content, result in tried.items() if isinstance(result, BadClip)}
 
-# %% ../../nbs/1_data/75_bank.ipynb #c932353e
-def _build_unless_there(paths:list[Path], digests:dict[int, str], rate:int, seconds:float, folder:Path,
-            workers:int|None) -> dict[int, BadClip]:
+# %% ../../nbs/1_data/75_bank.ipynb #a0e529ca
+def _build_unless_there(
+    paths:list[Path], digests:dict[int, str], # of the good ones, by index
+    rate:int, seconds:float, # Hz; how long a clip is
+    folder:Path, workers:int|None, # where banks are kept; threads, None: one a core
+) -> dict[int, BadClip]:
     "Build the bank unless it is there; the errors of files that cannot be decoded, by index."
     key = bank_key(list(digests.values()), rate, seconds)
     known_bad = folder/f"{key}.bad.json"
@@ -180,11 +196,11 @@ def _build_unless_there(paths:list[Path], digests:dict[int, str], rate:int, seco
         if faults: write_json(known_bad, faults)
     return {index: BadClip(f"{path}: {faults[content]}") for content in faults for index, path in files[content]}
 
-# %% ../../nbs/1_data/75_bank.ipynb #8804fd9b
+# %% ../../nbs/1_data/75_bank.ipynb #d53ea7eb
 def open_bank(
     paths:list[Path], # sound files, in the manifest's order
     rate:int, # Hz
-    seconds:float,
+    seconds:float, # how long a clip is
     folder:str|Path, # where banks are kept
     workers:int|None=None, # threads; None: one a core
 ) -> tuple[Bank|None, dict[int, BadClip]]: # the bank of the good paths, or None; errors of the bad ones by index

@@ -38,9 +38,9 @@ def _check_whole(
         if promised > real and promised != 0xFFFFFFFF:
             raise ValueError(f"truncated: the header promises {promised} bytes of sound, the file holds {real}")
 
-# %% ../../nbs/1_data/65_decoding.ipynb #5101523f
+# %% ../../nbs/1_data/65_decoding.ipynb #ac5baadd
 def _check_there(
-    path:str|Path,
+    path:str|Path, # of what may be a sound file
 ):
     "Raise ValueError or OSError for what is no file with something in it that one may read."
     found = os.stat(path)
@@ -49,8 +49,8 @@ def _check_there(
     if not found.st_size: raise ValueError("empty, 0 bytes")
     if not os.access(path, os.R_OK): raise PermissionError
 
-# %% ../../nbs/1_data/65_decoding.ipynb #2bcd546c
-def _reason(error:Exception) -> str:
+# %% ../../nbs/1_data/65_decoding.ipynb #a376e6cc
+def _reason(error:Exception) -> str: # of the operating system, of libsndfile or our own
     "What is wrong, without the file's name, which the message has already."
     if isinstance(error, soundfile.LibsndfileError) and "SF_INFO" in error.error_string:
         return "the header gives 0 Hz, or another sampling rate that cannot be"
@@ -60,17 +60,17 @@ def _reason(error:Exception) -> str:
     if isinstance(error, PermissionError): return "no permission to read it"
     return error.strerror.lower() if isinstance(error, OSError) else str(error)
 
-# %% ../../nbs/1_data/65_decoding.ipynb #5184d45b
+# %% ../../nbs/1_data/65_decoding.ipynb #73be57ea
 def bad_clip(
-    path:str|Path,
+    path:str|Path, # of the file
     error:Exception, # what went wrong with it
 ) -> BadClip:
     "The error to raise for a file: its name, what is wrong, and the way out."
     return BadClip(f"{path}: {_reason(error)}; repair or remove it")
 
-# %% ../../nbs/1_data/65_decoding.ipynb #22e77da7
+# %% ../../nbs/1_data/65_decoding.ipynb #5d2507d5
 def open_and_read(
-    path:str|Path,
+    path:str|Path, # of a sound file
     read:Callable[[soundfile.SoundFile], object], # what to do with the open file
 ): # what `read` returns
     "Open a sound file and read from it; raises `BadClip` for all that can be wrong with it."
@@ -81,33 +81,33 @@ def open_and_read(
             return read(file)
     except (ValueError, OSError, soundfile.LibsndfileError) as error: raise bad_clip(path, error) from error
 
-# %% ../../nbs/1_data/65_decoding.ipynb #2e8ba2e4
+# %% ../../nbs/1_data/65_decoding.ipynb #bce0bb21
 # integers written as floats reach 2**31; beyond this the power of a window leaves the range of float32
 LOUDEST = 1e10
 
-def _check_length(samples:np.ndarray, wanted:int):
+def _check_length(samples:np.ndarray, wanted:int): # (n, channels); frames
     "Raise ValueError for no samples, or fewer than promised."
     if not wanted: raise ValueError("0 samples")
     if len(samples) < wanted:
         raise ValueError(f"truncated: {wanted} samples are promised, {len(samples)} can be decoded")
 
-# %% ../../nbs/1_data/65_decoding.ipynb #fbe1a68e
-def _check_values(samples:np.ndarray):
+# %% ../../nbs/1_data/65_decoding.ipynb #b703df4c
+def _check_values(samples:np.ndarray): # float32
     "Raise ValueError for values that are no numbers, or too large."
     if not np.isfinite(samples).all(): raise ValueError("holds NaN or infinite samples")
     if np.abs(samples).max() > LOUDEST: raise ValueError(f"holds samples beyond {LOUDEST:g} times full scale")
 
-# %% ../../nbs/1_data/65_decoding.ipynb #d2d0a999
-def _sixteen_bits(file:soundfile.SoundFile, wanted:int) -> np.ndarray:
+# %% ../../nbs/1_data/65_decoding.ipynb #5c90374d
+def _sixteen_bits(file:soundfile.SoundFile, wanted:int) -> np.ndarray: # so many frames → (frames, channels) int16
     "The first so many frames of an open 16-bit file as they are, (frames, channels) int16."
     samples = file.read(wanted, dtype="int16", always_2d=True)
     _check_length(samples, wanted)
     return samples
 
-# %% ../../nbs/1_data/65_decoding.ipynb #cbba5cb5
+# %% ../../nbs/1_data/65_decoding.ipynb #5c35032c
 def read_samples(
-    file:soundfile.SoundFile,
-    seconds:float|None,
+    file:soundfile.SoundFile, # open, at its start
+    seconds:float|None, # read at most this much; None: all
 ) -> np.ndarray: # (frames, channels) float32
     "The samples from the start of an open file; raises ValueError for fewer than promised, or no numbers."
     wanted = file.frames if seconds is None else min(file.frames, round(seconds * file.samplerate))
@@ -120,36 +120,36 @@ def read_samples(
     _check_values(samples)
     return samples
 
-# %% ../../nbs/1_data/65_decoding.ipynb #18a77d10
+# %% ../../nbs/1_data/65_decoding.ipynb #9a9e6d3b
 def read_sound(
-    path:str|Path,
+    path:str|Path, # of a sound file
     seconds:float|None=None, # read at most this much from the start; None: all
 ) -> tuple[np.ndarray, int, float]: # samples (frames, channels) float32; rate in Hz; the whole duration in s
     "Decode a sound file; raises `BadClip` where any of it is missing, damaged or not a number."
     return open_and_read(path, lambda file: (read_samples(file, seconds), file.samplerate, file.frames / file.samplerate))
 
-# %% ../../nbs/1_data/65_decoding.ipynb #0748decf
+# %% ../../nbs/1_data/65_decoding.ipynb #3d454404
 MARGIN = 0.25 # seconds read beyond the clip's end, for the resampler's filter
 
-def _clip_waveform(file:soundfile.SoundFile, rate:int, seconds:float) -> np.ndarray:
+def _clip_waveform(file:soundfile.SoundFile, rate:int, seconds:float) -> np.ndarray: # Hz → (samples,) float32
     "The beginning of an open file, mono, at the given rate and at most so long, (samples,) float32."
     samples = read_samples(file, seconds + MARGIN)
     waveform = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if file.samplerate != rate: waveform = soxr.resample(waveform, file.samplerate, rate, "HQ")
     return waveform[:round(rate * seconds)]
 
-# %% ../../nbs/1_data/65_decoding.ipynb #b1ffe855
-def _padded(samples:np.ndarray, length:int) -> np.ndarray:
+# %% ../../nbs/1_data/65_decoding.ipynb #940af886
+def _padded(samples:np.ndarray, length:int) -> np.ndarray: # (n,) → (length,)
     "The samples (n,) with zeros after them, (length,)."
     padded = np.zeros(length, samples.dtype)
     padded[:len(samples)] = samples
     return padded
 
-# %% ../../nbs/1_data/65_decoding.ipynb #0836221a
+# %% ../../nbs/1_data/65_decoding.ipynb #518c0b0e
 def read_clip(
-    path:str|Path,
+    path:str|Path, # of a sound file
     rate:int, # Hz
-    seconds:float,
+    seconds:float, # how long the clip is
 ) -> tuple[np.ndarray, float]: # waveform (samples,) float32; duration of the whole file in s
     "One file as a clip: mono, at the given rate, padded with zeros at its end or cut; raises `BadClip`."
     waveform, duration = open_and_read(path, lambda file: (_clip_waveform(file, rate, seconds), file.frames / file.samplerate))
@@ -167,10 +167,10 @@ def quantise(
     scaled = waveform * np.float32(32767 / scale)
     return np.rint(scaled, out=scaled).astype(np.int16), scale
 
-# %% ../../nbs/1_data/65_decoding.ipynb #f5db6d07
+# %% ../../nbs/1_data/65_decoding.ipynb #c34d95ba
 def restore(
     samples:np.ndarray, # int16
-    scale:float,
+    scale:float, # of `quantise`
 ) -> np.ndarray: # float32 of the same shape
     "The waveform of 16-bit samples."
     return samples.astype(np.float32) * np.float32(scale / 32767)
@@ -193,11 +193,11 @@ def _data_chunk(
         place += size + size % 2
     return None
 
-# %% ../../nbs/1_data/65_decoding.ipynb #6aa558df
+# %% ../../nbs/1_data/65_decoding.ipynb #ee8b0f1d
 def _plain_wav(
-    path:str|Path,
+    path:str|Path, # of a sound file
     rate:int, # Hz
-    seconds:float,
+    seconds:float, # read at most this much
 ) -> tuple[np.ndarray, float]|None: # samples (n,) int16, not padded; duration of the whole file in s
     "The beginning of a whole mono 16-bit WAV file at this rate; None for every other file."
     try:
@@ -211,11 +211,11 @@ def _plain_wav(
             return np.frombuffer(content, "<i2").astype(np.int16, copy=False), size / 2 / rate
     except OSError: return None
 
-# %% ../../nbs/1_data/65_decoding.ipynb #5c659434
+# %% ../../nbs/1_data/65_decoding.ipynb #57a1ac6d
 def read_sixteen_bits(
-    path:str|Path,
+    path:str|Path, # of a sound file
     rate:int, # Hz
-    seconds:float,
+    seconds:float, # how long the clip is
 ) -> tuple[np.ndarray, float, float]: # samples (n,) int16, not padded; scale; duration of the whole file in s
     "One file as a clip in 16 bits: `quantise` of `read_clip`, by the shortest way; raises `BadClip`."
     def read(file:soundfile.SoundFile):
@@ -226,18 +226,18 @@ def read_sixteen_bits(
     plain = _plain_wav(path, rate, seconds)
     return (plain[0], FULL_SCALE, plain[1]) if plain else open_and_read(path, read)
 
-# %% ../../nbs/1_data/65_decoding.ipynb #6e355fe1
+# %% ../../nbs/1_data/65_decoding.ipynb #a3b08841
 TOGETHER = 16 # things that a thread takes at a time
 
-def _parts_of(items:list, workers:int) -> list[list]:
+def _parts_of(items:list, workers:int) -> list[list]: # threads that share them
     "The items in parts: no more than `TOGETHER` in one, and at least four for each worker where there are so many."
     size = max(1, min(TOGETHER, -(-len(items) // (4 * workers))))
     return [items[start:start + size] for start in range(0, len(items), size)]
 
-# %% ../../nbs/1_data/65_decoding.ipynb #1b5c8bde
+# %% ../../nbs/1_data/65_decoding.ipynb #28b7b361
 def in_parts(
     function:Callable[[list], list], # from some of the items to their results
-    items:list,
+    items:list, # what there is to do
     description:str, # of the progress bar
     workers:int|None, # threads; None: one a core
 ) -> list: # (items,), in their order
@@ -250,10 +250,10 @@ def in_parts(
             bar.update(len(part))
     return results
 
-# %% ../../nbs/1_data/65_decoding.ipynb #c4ae49a1
+# %% ../../nbs/1_data/65_decoding.ipynb #86762cbe
 def for_each(
     function:Callable, # from one item to its result
-    items:list,
+    items:list, # what there is to do
     description:str, # of the progress bar
     workers:int|None, # threads; None: one a core
 ) -> list: # (items,), in their order

@@ -17,10 +17,10 @@ from .fingerprints import ALIKE, CHANCE, from_text, near_duplicates, sets_of
 from .kept import keep_array, kept_array
 from .measurements import CLIPPED, MEASUREMENTS, MOST, OFFSET, SILENT
 
-# %% ../../nbs/1_data/87_findings.ipynb #60293766
+# %% ../../nbs/1_data/87_findings.ipynb #9ab2f613
 def class_counts(
     clips:pd.DataFrame, # manifest and measurements
-    labels:tuple[str, ...],
+    labels:tuple[str, ...], # of the corpus, in their order
     labels_per_clip:str="one", # or 'several': such a clip counts for each of its labels
 ) -> dict: # of the audit: counts, groups_per_class, clips_per_split
     "How many clips each class has in each split, and how many groups."
@@ -35,10 +35,10 @@ def class_counts(
             "groups_per_class": {label: int(groups.get(label, 0)) for label in labels},
             "clips_per_split": {name: int(in_splits[name]) for name in names}}
 
-# %% ../../nbs/1_data/87_findings.ipynb #586568c4
+# %% ../../nbs/1_data/87_findings.ipynb #bf58db1a
 def _plain_number(
-    value:float,
-    digits:int,
+    value:float, # may be NaN
+    digits:int, # after the point
 ) -> float|None: # rounded, None for NaN
     "A measurement as JSON can hold it."
     return None if np.isnan(value) else round(float(value), digits)
@@ -92,10 +92,10 @@ def _clips_in_numbers(
             **{f"median_{name}": _plain_number(clips[name].median(), digits) for name, digits in _DIGITS_OF_MEDIANS.items()},
             **{name: int(clips[name].sum()) for name in _COUNTED_FAULTS}, "rates": _occurrences(clips["rate"])}
 
-# %% ../../nbs/1_data/87_findings.ipynb #2dfe1b97
+# %% ../../nbs/1_data/87_findings.ipynb #7c299d8b
 def facts_per_class(
     clips:pd.DataFrame, # manifest and measurements
-    labels:tuple[str, ...],
+    labels:tuple[str, ...], # of the corpus, in their order
     labels_per_clip:str="one", # or 'several'
 ) -> dict[str, dict[str, dict]]: # split, or 'all' → label → summary
     "What the clips of each class are like, in each split and in all."
@@ -173,7 +173,7 @@ def same_sounds(
             "groups_in_both_splits": sorted(groups["train"] & groups["test"]),
             "groups_in_folds": sorted(folds.index[folds > 1])}
 
-# %% ../../nbs/1_data/87_findings.ipynb #9c04f0a5
+# %% ../../nbs/1_data/87_findings.ipynb #b3aadfef
 _SHIFT_WORDS = ((0.4, "large"), (0.2, "clear"), (0.1, "small"), (0.0, "negligible")) # from this on, the word
 _COMPARED = { # column, unit, digits
     "duration": ("seconds", "s", 2), "level": ("rms_db", "dB", 1), "bandwidth": ("bandwidth", "Hz", 0)}
@@ -181,10 +181,11 @@ _COMPARED = { # column, unit, digits
 def _shift_in_words(size:float, p:float) -> str: # 'a clear shift'
     return f"a {next(word for least, word in _SHIFT_WORDS if size >= least)} shift" if p < 0.05 else "no more than chance"
 
-def _p_in_words(p:float) -> str: return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+def _p_in_words(p:float) -> str: # of a test
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
-# %% ../../nbs/1_data/87_findings.ipynb #018474c9
-def _number_shift(what:str, train:pd.Series, test:pd.Series) -> dict:
+# %% ../../nbs/1_data/87_findings.ipynb #a77015f2
+def _number_shift(what:str, train:pd.Series, test:pd.Series) -> dict: # a key of `_COMPARED`; its values
     "How far a measurement is shifted between train and test."
     from scipy.stats import ks_2samp # slow to import, needed only here
     _, unit, digits = _COMPARED[what]
@@ -195,8 +196,8 @@ def _number_shift(what:str, train:pd.Series, test:pd.Series) -> dict:
                         f"{medians[1]:,.{digits}f} {unit} in test "
                         f"(Kolmogorov-Smirnov {size:.2f}, {_p_in_words(p)}): {_shift_in_words(size, p)}"}
 
-# %% ../../nbs/1_data/87_findings.ipynb #ca053a54
-def _name_shift(what:str, train:pd.Series, test:pd.Series) -> dict:
+# %% ../../nbs/1_data/87_findings.ipynb #4dd68fe8
+def _name_shift(what:str, train:pd.Series, test:pd.Series) -> dict: # 'class' or 'source'; the names
     "How far the shares of names differ between train and test."
     from scipy.stats import chi2_contingency # slow to import, needed only here
     table = pd.DataFrame({"train": train.value_counts(), "test": test.value_counts()}).fillna(0)

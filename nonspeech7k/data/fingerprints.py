@@ -73,13 +73,13 @@ def similarity(
     count = len(first)
     return rows[:count] @ rows[count:].T / np.outer(heard[:count], heard[count:])
 
-# %% ../../nbs/1_data/80_fingerprints.ipynb #c2c09010
+# %% ../../nbs/1_data/80_fingerprints.ipynb #c2472cda
 ALIKE = 0.4 # similarity of near duplicates
 CHANCE = 1.4 # by the square root of the frames heard: what strangers reach no more than once in 10⁹ pairs
 
 def least_similarity(
     frames:np.ndarray, # heard in both sounds: the geometric mean
-    threshold:float=ALIKE,
+    threshold:float=ALIKE, # for sounds that are long enough
 ) -> np.ndarray: # above 1 where the sounds are too short to tell
     "How alike two sounds must be to count as near duplicates."
     return np.maximum(threshold, CHANCE / np.sqrt(np.maximum(frames, 1)))
@@ -87,10 +87,10 @@ def least_similarity(
 # %% ../../nbs/1_data/80_fingerprints.ipynb #885fe28a
 BLOCK = 1024 # fingerprints compared with as many others at a time
 
-# %% ../../nbs/1_data/80_fingerprints.ipynb #875a729d
+# %% ../../nbs/1_data/80_fingerprints.ipynb #6a11afa9
 def near_duplicates(
     prints:list[np.ndarray], # one a sound
-    threshold:float=ALIKE,
+    threshold:float=ALIKE, # of similarity
 ) -> pd.DataFrame: # first, second: positions with first < second; similarity; sorted by these
     "All pairs of sounds that are alike."
     rows = _prints_as_rows(prints, np.int8) if prints else np.zeros((0, 1), np.int8)
@@ -100,8 +100,11 @@ def near_duplicates(
     if not found: return pd.DataFrame(columns=["first", "second", "similarity"])
     return pd.concat(found).sort_values(["first", "second"], ignore_index=True)
 
-# %% ../../nbs/1_data/80_fingerprints.ipynb #c6993953
-def _alike_between_blocks(rows:np.ndarray, heard:np.ndarray, start:int, other:int, threshold:float) -> pd.DataFrame:
+# %% ../../nbs/1_data/80_fingerprints.ipynb #babf188f
+def _alike_between_blocks(
+    rows:np.ndarray, heard:np.ndarray, # (sounds, bits); (sounds,) bits that are not open
+    start:int, other:int, threshold:float, # where the blocks begin; of similarity
+) -> pd.DataFrame: # first, second, similarity
     "The alike pairs between two blocks of fingerprints."
     one, two = slice(start, start + BLOCK), slice(other, other + BLOCK)
     roots = [np.sqrt(heard[part]).astype(np.float32) for part in (one, two)]
@@ -132,9 +135,9 @@ def to_text(
     "A fingerprint as text."
     return b64encode(np.packbits(np.stack([signs > 0, signs < 0])).tobytes()).decode()
 
-# %% ../../nbs/1_data/80_fingerprints.ipynb #69941b1b
+# %% ../../nbs/1_data/80_fingerprints.ipynb #7c84eea9
 def from_text(
-    text:str,
+    text:str, # of `to_text`
 ) -> np.ndarray: # (frames, 32) int8
     "A fingerprint read back."
     up, down = np.unpackbits(np.frombuffer(b64decode(text), np.uint8)).reshape(2, -1, len(EDGES) - 2).view(np.int8)

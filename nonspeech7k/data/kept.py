@@ -20,27 +20,27 @@ import numpy as np
 from .decoding import BadClip, faults_returned, file_digest, for_each
 from ..files import UserError, write_bytes, write_text
 
-# %% ../../nbs/1_data/70_kept.ipynb #399a6ff3
+# %% ../../nbs/1_data/70_kept.ipynb #bbc270ff
 TICK = 2_000_000_000 # ns, the coarsest step of a file system's clock
 
 def _stamp(
-    path:str|Path,
+    path:str|Path, # of a file that is there
 ) -> list[int]: # size in bytes, time of the last change of content and of entry in ns, inode
     "What changes when a file does."
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
-# %% ../../nbs/1_data/70_kept.ipynb #4cc28d02
+# %% ../../nbs/1_data/70_kept.ipynb #767d6709
 def _settled(
-    stamp:list[int],
+    stamp:list[int], # of a file
     now:int, # ns, from before the stamp was taken
 ) -> bool:
     "Whether every later change of the file will change its stamp."
     return max(stamp[1], stamp[2]) + TICK < now
 
-# %% ../../nbs/1_data/70_kept.ipynb #e6eff506
+# %% ../../nbs/1_data/70_kept.ipynb #dc0a7c13
 def index_of(
-    paths:list[Path],
+    paths:list[Path], # of all files of the index, in any order
     folder:str|Path, # where banks are kept
     kind:str, # what is noted of each file: 'digests'
 ) -> Path:
@@ -48,8 +48,8 @@ def index_of(
     text = "\n".join(sorted({os.path.abspath(path) for path in paths})).encode("utf-8", "surrogatepass")
     return Path(folder)/f"{blake2b(text, digest_size=12).hexdigest()}.{kind}.json"
 
-# %% ../../nbs/1_data/70_kept.ipynb #29eafb0a
-def _entries_digest(known:dict) -> str:
+# %% ../../nbs/1_data/70_kept.ipynb #e1e415d7
+def _entries_digest(known:dict[str, list]) -> str: # 32 hexadecimal digits
     "The digest of an index's entries."
     return blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -71,16 +71,16 @@ def read_index(
     whole = isinstance(index, dict) and isinstance(index.get("files"), dict)
     return index["files"] if whole and index.get("digest") == _entries_digest(index["files"]) else {}
 
-# %% ../../nbs/1_data/70_kept.ipynb #1213c01e
-def _stamp_or_none(path:Path) -> list[int]|None:
+# %% ../../nbs/1_data/70_kept.ipynb #3383b47d
+def _stamp_or_none(path:Path) -> list[int]|None: # of a file that may be gone
     "A file's stamp, or None where there is no file to look at: reading it will say why."
     try: return _stamp(path)
     except OSError: return None
 
-# %% ../../nbs/1_data/70_kept.ipynb #8478f899
+# %% ../../nbs/1_data/70_kept.ipynb #aec07f72
 def remembered(
     function:Callable[[Path], object], # of a path: something that JSON can hold; or it raises `BadClip`
-    paths:list[Path],
+    paths:list[Path], # of the files
     known:dict[str, list], # of an absolute path: its stamp and the function's result, from the last time
     description:str, # of the progress bar
     workers:int|None, # threads; None: one a core
@@ -114,10 +114,10 @@ def keep_array(
     np.save(content := BytesIO(), array)
     with suppress(UserError): write_bytes(place, content.getvalue())
 
-# %% ../../nbs/1_data/70_kept.ipynb #e2465b44
+# %% ../../nbs/1_data/70_kept.ipynb #cefd4f4e
 def kept_array(
     place:Path, # of an .npy file
-    columns:int,
+    columns:int, # that the array must have
 ) -> np.ndarray|None: # (rows, columns); None: not there yet, or damaged
     "Numbers that an earlier run kept beside the banks."
     try: known = np.load(place)

@@ -87,9 +87,9 @@ def _measured_sound(
             "format": f"{file.format} {file.subtype}", "bandwidth": bandwidth(mono, rate), "silence": silent_share(mono),
             "fingerprint": to_text(fingerprint(mono[:round((LONGEST + 1) * rate)], rate)), **_sound_levels(samples)}
 
-# %% ../../nbs/1_data/85_measurements.ipynb #bc1077d7
+# %% ../../nbs/1_data/85_measurements.ipynb #f8f27011
 def _measure(
-    path:Path,
+    path:Path, # of a sound file
 ) -> dict: # a row of `measure_files`
     "What one file contains; raises `BadClip` where it cannot be read."
     return open_and_read(path, _measured_sound) | {"digest": file_digest(path), "error": ""}
@@ -120,9 +120,9 @@ def measure_files(
     if index and notes != known: write_index(index, notes)
     return _as_table(rows)
 
-# %% ../../nbs/1_data/85_measurements.ipynb #309f19c8
+# %% ../../nbs/1_data/85_measurements.ipynb #da3ee3e3
 def examine(
-    corpus:Corpus,
+    corpus:Corpus, # its files and its manifest
     workers:int|None=None, # threads; None: one a core
     folder:str|Path|None=None, # where measurements are kept for the next time; None: nowhere
 ) -> pd.DataFrame: # path, label, group, split, fold, source where known, and the columns of `measure_files`

@@ -21,14 +21,14 @@ from ..files import UserError
 LABELS = ("breath", "cough", "crying", "laugh", "screaming", "sneeze", "yawn")
 Pieces = Iterator[tuple[float, np.ndarray]] # (start in s, sound)
 
-# %% ../../nbs/1_data/54_sounds.ipynb #6aacbe97
-def _one_at_random(rng:np.random.Generator, *choices):
+# %% ../../nbs/1_data/54_sounds.ipynb #25946148
+def _one_at_random(rng:np.random.Generator, *choices): # one of the choices
     "One of a few values, each as likely."
     return choices[rng.integers(len(choices))]
 
-# %% ../../nbs/1_data/54_sounds.ipynb #58d52bff
+# %% ../../nbs/1_data/54_sounds.ipynb #1593fdae
 def lay(
-    pieces:Pieces,
+    pieces:Pieces, # (start in s, sound), in any order
     samples:int, rate:int, # length of the clip; Hz
 ) -> np.ndarray: # (samples,)
     "All pieces in one clip, each at its own time; what lies outside is cut off."
@@ -232,12 +232,12 @@ def echoing(
     voice = unit(voice.astype(np.float32))
     return unit(voice + .6*speaker.distance*unit(oaconvolve(voice, echo)[:len(voice)]))
 
-# %% ../../nbs/1_data/54_sounds.ipynb #a68fbc05
+# %% ../../nbs/1_data/54_sounds.ipynb #198d5840
 def coloured_noise(
-    samples:int,
+    samples:int, # how long the noise is
     slope:float, # power falls as 1/f to this power: 0 white, 1 pink, 2 brown
     rate:int, # Hz
-    rng:np.random.Generator,
+    rng:np.random.Generator, # of the noise
 ) -> np.ndarray: # (samples,) float32, root-mean-square 1
     "Noise of a given colour; below 50 Hz it is flat."
     size = next_fast_len(samples, real=True)
@@ -245,11 +245,11 @@ def coloured_noise(
     frequency = np.maximum(np.arange(len(parts), dtype=np.float32)*np.float32(rate/size), 50)
     return unit(irfft(parts*frequency**np.float32(-slope/2), size)[:samples])
 
-# %% ../../nbs/1_data/54_sounds.ipynb #4d1c7b05
+# %% ../../nbs/1_data/54_sounds.ipynb #7ffd8d46
 def recorded(
     voice:np.ndarray, # (samples,) as it leaves the mouth
     speaker:Speaker, # whose room and microphone it is
-    rng:np.random.Generator,
+    rng:np.random.Generator, # of the noise and the level
     rate:int, # Hz
 ) -> np.ndarray: # (samples,) float32, peak between -25 and -1 dB of full scale
     "A voice as a microphone in the speaker's room hears it, with echo and background noise."
@@ -271,11 +271,11 @@ def _clip_samples(label:str, rng:np.random.Generator) -> int: # at RATE
     share = (_MEAN_SECONDS[label] - .5)/3.5
     return round((.5 + 3.5*rng.beta(3*share, 3*(1 - share)))*RATE)
 
-# %% ../../nbs/1_data/54_sounds.ipynb #91322b5e
+# %% ../../nbs/1_data/54_sounds.ipynb #ce290686
 def synthesise(
     label:str, # one of LABELS
-    speaker:Speaker,
-    rng:np.random.Generator,
+    speaker:Speaker, # who makes the sound, and where
+    rng:np.random.Generator, # of all that differs from clip to clip
     rate:int=RATE, # Hz, 8000 at least
 ) -> np.ndarray: # (samples,) float32 within -1 and 1, 0.5 to 4 s
     "One clip of a class by a speaker; raises `UserError` for a class that it does not know."

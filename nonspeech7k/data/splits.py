@@ -6,7 +6,9 @@
 __all__ = ['SLACK', 'join_groups', 'set_marks', 'join_copies', 'rarest_label', 'hold_out', 'part_leaks', 'split_test',
            'assign_folds', 'balance', 'within_bound', 'sides', 'leaks', 'leak_note', 'refuse_leaks']
 
-# %% ../../nbs/1_data/60_splits.ipynb #be1d2e8a
+# %% ../../nbs/1_data/60_splits.ipynb #52d07e64
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
@@ -63,14 +65,17 @@ def rarest_label(
     ranked = counted.sort_values(["count", "label"], kind="stable")
     return ranked.loc[~ranked.index.duplicated(), "label"].reindex(manifest.index)
 
-# %% ../../nbs/1_data/60_splits.ipynb #f90663a3
-def _refuse_one_class(labels:pd.Series):
+# %% ../../nbs/1_data/60_splits.ipynb #53bc4807
+def _refuse_one_class(labels:pd.Series): # one a clip
     if labels.nunique() < 2:
         raise UserError(f"only one class, {labels.iloc[0]!r}, where at least two are needed"
                         if len(labels) else "no clip to split")
 
-# %% ../../nbs/1_data/60_splits.ipynb #2264c8d9
-def _refuse_small(manifest:pd.DataFrame, parts:int, unit:str, key:str):
+# %% ../../nbs/1_data/60_splits.ipynb #27405d05
+def _refuse_small(
+    manifest:pd.DataFrame, parts:int, # with label and group; into which each class is divided
+    unit:str, key:str, # what is counted: 'group' or 'clip'; the recipe's key, with its value
+):
     "Refuse one class only, and classes with fewer groups or clips than parts."
     labels = manifest["label"]
     _refuse_one_class(labels)
@@ -79,8 +84,8 @@ def _refuse_small(manifest:pd.DataFrame, parts:int, unit:str, key:str):
              f"lower it, or leave the class out" for label, count in counts.items() if count < parts]
     if small: raise UserError(listed(small))
 
-# %% ../../nbs/1_data/60_splits.ipynb #dc722a34
-def _refuse_one_sided(manifest:pd.DataFrame):
+# %% ../../nbs/1_data/60_splits.ipynb #d33be079
+def _refuse_one_sided(manifest:pd.DataFrame): # with label and split
     "Refuse a test split or a training part that lacks a class."
     for part, rows in manifest.groupby("split"):
         missing = sorted(set(manifest["label"]) - set(rows["label"]))
@@ -88,11 +93,11 @@ def _refuse_one_sided(manifest:pd.DataFrame):
             raise UserError(f"splits.test held_out: no clip of {', '.join(missing)} fell into {part}; "
                             f"choose another seed, or leave the class out")
 
-# %% ../../nbs/1_data/60_splits.ipynb #6819900a
+# %% ../../nbs/1_data/60_splits.ipynb #06ac418c
 def hold_out(
     manifest:pd.DataFrame, # with label and group
     share:float, # of the clips: 1/2, 1/3, 1/4, …
-    seed:int,
+    seed:int, # of the draw
     labels_per_clip:str="one", # or 'several'
 ) -> pd.DataFrame: # a copy whose split is 'train' or 'test'
     "Set whole groups aside as the test split, each class represented; raises `UserError` where that cannot be."
@@ -115,12 +120,12 @@ def part_leaks(
     leaking = (manifest["split"] == "train") & manifest["group"].isin(in_test)
     return manifest.assign(split=manifest["split"].mask(leaking, "left out"))
 
-# %% ../../nbs/1_data/60_splits.ipynb #0b7b8a34
+# %% ../../nbs/1_data/60_splits.ipynb #d4a58c74
 def split_test(
-    manifest:pd.DataFrame,
+    manifest:pd.DataFrame, # with label, group and split
     test:str, # 'given', 'held_out' or 'none'
     share:float, # of the clips, for 'held_out'
-    seed:int,
+    seed:int, # of the draw, for 'held_out'
     labels_per_clip:str="one", # or 'several'
 ) -> pd.DataFrame: # a copy with split 'train', 'test' or 'left out' in every row
     "Give every clip its split."
@@ -131,8 +136,10 @@ def split_test(
         raise UserError("splits.test: the corpus gives no train and test split; set it to held_out or none")
     return part_leaks(manifest)
 
-# %% ../../nbs/1_data/60_splits.ipynb #e3407649
-def _official_folds(train:pd.DataFrame, folds:int) -> pd.Series:
+# %% ../../nbs/1_data/60_splits.ipynb #cad2fbd0
+def _official_folds(
+    train:pd.DataFrame, folds:int, # with fold; how many there must be
+) -> pd.Series:
     "The corpus's own fold numbers."
     given = sorted(int(fold) for fold in train["fold"].unique())
     if given != list(range(1, folds + 1)):
@@ -144,11 +151,11 @@ def _official_folds(train:pd.DataFrame, folds:int) -> pd.Series:
 # %% ../../nbs/1_data/60_splits.ipynb #65095f2e
 SLACK = 0.05 # by which a fold's share of a class may differ from 1/k, where one group is less
 
-# %% ../../nbs/1_data/60_splits.ipynb #b61b91f6
+# %% ../../nbs/1_data/60_splits.ipynb #d3e6a8c5
 def _deviations(
     counts:np.ndarray, # (groups, classes) clips
     fold:np.ndarray, # (groups,) from 0
-    folds:int,
+    folds:int, # how many
 ) -> tuple[np.ndarray, bool]: # (folds, classes) clips too many or too few; whether the promise holds
     "How far each fold is from an equal share of each class."
     total = counts.sum(0)
@@ -171,8 +178,11 @@ def _best_step(counts:np.ndarray, fold:np.ndarray, away:np.ndarray) -> np.ndarra
     if not swap[one, other] < -1e-12: return None
     return np.where(groups == one, fold[other], np.where(groups == other, fold[one], fold))
 
-# %% ../../nbs/1_data/60_splits.ipynb #9b020568
-def _evened_out(group:pd.Series, label:pd.Series, number:pd.Series, folds:int) -> pd.Series:
+# %% ../../nbs/1_data/60_splits.ipynb #341c6ec5
+def _evened_out(
+    group:pd.Series, label:pd.Series, number:pd.Series, # of each clip; the fold number is from 1
+    folds:int, # how many
+) -> pd.Series: # (clips,) fold numbers
     "Fold numbers with single groups moved until each fold has its share of each class."
     table = pd.crosstab(group, label)
     counts, fold = table.to_numpy(float), number.groupby(group).first()[table.index].to_numpy() - 1
@@ -182,8 +192,11 @@ def _evened_out(group:pd.Series, label:pd.Series, number:pd.Series, folds:int) -
         if step is None: return group.map(dict(zip(table.index, fold + 1)))
         fold = step
 
-# %% ../../nbs/1_data/60_splits.ipynb #d142de7a
-def _drawn_folds(train:pd.DataFrame, kind:str, folds:int, seed:int, labels_per_clip:str) -> pd.Series:
+# %% ../../nbs/1_data/60_splits.ipynb #bfd8969e
+def _drawn_folds(
+    train:pd.DataFrame, kind:str, # with label and group; 'grouped' or 'stratified'
+    folds:int, seed:int, labels_per_clip:str, # how many; of the draw; 'one' or 'several'
+) -> pd.Series: # (clips,) from 1
     "Fold numbers by scikit-learn, grouped or not."
     unit = "group" if kind == "grouped" else "clip"
     _refuse_small(each_label(train, labels_per_clip), folds, unit, f"splits.folds {folds}")
@@ -197,8 +210,8 @@ def _drawn_folds(train:pd.DataFrame, kind:str, folds:int, seed:int, labels_per_c
     for fold, (_, validation) in enumerate(divisions, start=1): number.iloc[validation] = fold
     return _evened_out(train["group"], label, number, folds) if grouped else number
 
-# %% ../../nbs/1_data/60_splits.ipynb #9427288c
-def _refuse_missing_classes(judged:pd.DataFrame):
+# %% ../../nbs/1_data/60_splits.ipynb #03a1413c
+def _refuse_missing_classes(judged:pd.DataFrame): # with label and fold
     "Refuse folds without a clip of some class."
     table = pd.crosstab(judged["fold"], judged["label"])
     missing = [f"fold {fold} has no clip of class {label!r}; "
@@ -206,12 +219,12 @@ def _refuse_missing_classes(judged:pd.DataFrame):
                for fold, row in table.iterrows() for label, count in row.items() if count == 0]
     if missing: raise UserError(listed(missing))
 
-# %% ../../nbs/1_data/60_splits.ipynb #5f1254ee
+# %% ../../nbs/1_data/60_splits.ipynb #64e7ed80
 def assign_folds(
     manifest:pd.DataFrame, # with label, group, split and fold
     kind:str, # 'grouped', 'stratified' or 'official'
     folds:int, # how many
-    seed:int,
+    seed:int, # of the draw
     labels_per_clip:str="one", # or 'several'
 ) -> pd.DataFrame: # a copy whose training clips have a fold from 1 to `folds`, all others 0
     "Give every training clip the fold in which it is validated."
@@ -252,8 +265,12 @@ def sides(
     side = np.select([split == "test", fold > 0, split == "train"], ["test", "fold " + fold.astype(str), "train"], "")
     return pd.Series(side, index=manifest.index, dtype=object)
 
-# %% ../../nbs/1_data/60_splits.ipynb #d552a232
-def _sets_on_several_sides(manifest:pd.DataFrame, mark, kind:str) -> list[dict]: # mark: (clips,), equal where clips belong together
+# %% ../../nbs/1_data/60_splits.ipynb #5c0f1fac
+def _sets_on_several_sides(
+    manifest:pd.DataFrame, # with path, split and fold
+    mark:np.ndarray|pd.Series, # (clips,) equal where clips belong together
+    kind:str, # 'group', 'identical files' or 'near duplicates'
+) -> list[dict]: # rows of `leaks`
     "The sets of one kind that stand on more than one side."
     clips = pd.DataFrame({"path": manifest["path"].to_numpy(), "side": sides(manifest).to_numpy(),
                           "mark": np.asarray(mark)})
@@ -275,8 +292,8 @@ def leaks(
              *_sets_on_several_sides(manifest, set_marks(manifest, near), "near duplicates")]
     return pd.DataFrame(found, columns=["kind", "name", "sides", "paths", "stands"])
 
-# %% ../../nbs/1_data/60_splits.ipynb #697c2123
-def _leak_sentence(leak) -> str: # a row of `leaks`
+# %% ../../nbs/1_data/60_splits.ipynb #3fc25bc5
+def _leak_sentence(leak:NamedTuple) -> str: # a row of `leaks`
     "One leak in words, with a file of each side."
     shown = {side: path for side, path in reversed(list(zip(leak.stands, leak.paths)))}
     files = " and ".join(f"{shown[side]} ({side})" for side in leak.sides[:3]) + (" …" if len(leak.sides) > 3 else "")

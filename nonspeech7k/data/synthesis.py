@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_demo']
 
-# %% ../../nbs/1_data/55_synthesis.ipynb #3732a3e6
+# %% ../../nbs/1_data/55_synthesis.ipynb #4a04fd65
 import csv
 import io
 import os
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from nonspeech7k.data.sounds import (
     LABELS, RATE, breath, coloured_noise, cough, crying, laugh, lay, recorded, screaming, sneeze, synthesise, yawn,
@@ -48,8 +49,11 @@ class _Clip:
     @property
     def name(self): return f"{self.recording}_{LABELS.index(self.label)}_{self.take}.wav"
 
-# %% ../../nbs/1_data/55_synthesis.ipynb #bbb775cf
-def _planned_clips(total:int, least:int, first:int, rng:np.random.Generator) -> list[_Clip]:
+# %% ../../nbs/1_data/55_synthesis.ipynb #2f9789c8
+def _planned_clips(
+    total:int, least:int, # clips; recordings of each class at least
+    first:int, rng:np.random.Generator, # id of the first recording; of the numbers of takes
+) -> list[_Clip]:
     "The clips of one split, `least` recordings a class or more, about three clips each; ids from `first` on."
     clips, recording = [], first
     for label, size in zip(LABELS, _clips_per_class(total, least)):
@@ -89,15 +93,21 @@ _ARCHIVE_TABLES = { # folder, table, header, how the table spells two words
         "Filename,File_ID,Durationin ms,Class_id,Classname,Augment Id,Augmentation type,source",
         "yawn", "Orignal")}
 
-# %% ../../nbs/1_data/55_synthesis.ipynb #7ef0107d
-def _table_row(clip:_Clip, split:str, milliseconds:int) -> tuple:
+# %% ../../nbs/1_data/55_synthesis.ipynb #63549de9
+def _table_row(
+    clip:_Clip, split:str, milliseconds:int, # of the plan; 'train' or 'test'; its duration
+) -> tuple:
     "One clip as the split's table spells it."
     *_, yawn_spelling, original_spelling = _ARCHIVE_TABLES[split]
     name = yawn_spelling if clip.label == "yawn" else clip.label
     return clip.name, clip.recording, milliseconds, LABELS.index(clip.label), name, 0, original_spelling, "synthetic"
 
-# %% ../../nbs/1_data/55_synthesis.ipynb #cfa84ac1
-def _write_demo_split(folder:Path, split:str, clips:list[_Clip], seed:int, rate:int, bar):
+# %% ../../nbs/1_data/55_synthesis.ipynb #1e22fb34
+def _write_demo_split(
+    folder:Path, split:str, # of the demo; 'train' or 'test'
+    clips:list[_Clip], seed:int, rate:int, # of the plan; of the corpus; Hz
+    bar:tqdm, # shows the progress
+):
     "The clips and the table of one split, below `folder`; `bar` shows the progress."
     table, header, *_ = _ARCHIVE_TABLES[split]
     rows = io.StringIO()
@@ -110,8 +120,8 @@ def _write_demo_split(folder:Path, split:str, clips:list[_Clip], seed:int, rate:
         bar.update(1)
     (folder/table).write_text(rows.getvalue(), encoding="utf-8")
 
-# %% ../../nbs/1_data/55_synthesis.ipynb #dc39087c
-def _demo_readme(seed:int, train:int, test:int, rate:int) -> str:
+# %% ../../nbs/1_data/55_synthesis.ipynb #24127186
+def _demo_readme(seed:int, train:int, test:int, rate:int) -> str: # of the corpus; clips; clips; Hz
     "What README.txt says of a demo made with these numbers."
     return f"""SYNTHETIC SOUNDS, NOT RECORDINGS
 
@@ -124,8 +134,10 @@ classes: {', '.join(LABELS)}
 File ID: one virtual speaker in one room; no speaker is in both splits
 """
 
-# %% ../../nbs/1_data/55_synthesis.ipynb #98514147
-def _refuse_damaged(folder:Path, sizes:dict[str, int]):
+# %% ../../nbs/1_data/55_synthesis.ipynb #fa1a129f
+def _refuse_damaged(
+    folder:Path, sizes:dict[str, int], # of the demo; clips of each split
+):
     "Refuse a demo of which clips or a table are gone; `sizes`: clips of each split."
     for split, size in sizes.items():
         found = len(list((folder/split/split).glob("*.wav")))
@@ -133,8 +145,10 @@ def _refuse_damaged(folder:Path, sizes:dict[str, int]):
             raise UserError(f"{folder}: the demo's {split} set is damaged, {found} of {size} clips are there; "
                             "delete the folder and run again")
 
-# %% ../../nbs/1_data/55_synthesis.ipynb #c9e424ef
-def _demo_is_there(folder:Path, readme:str, sizes:dict[str, int]) -> bool:
+# %% ../../nbs/1_data/55_synthesis.ipynb #a4a0f915
+def _demo_is_there(
+    folder:Path, readme:str, sizes:dict[str, int], # of the demo; what its README.txt says; clips of each split
+) -> bool:
     "True where the same demo is complete in `folder`; raises `UserError` where it holds something else."
     if not folder.exists(): return False
     if not folder.is_dir(): raise UserError(f"{folder}: is a file; name a folder for the demo corpus")
@@ -148,8 +162,8 @@ def _demo_is_there(folder:Path, readme:str, sizes:dict[str, int]) -> bool:
     _refuse_damaged(folder, sizes)
     return True
 
-# %% ../../nbs/1_data/55_synthesis.ipynb #6c518c9d
-def _demo_plans(seed:int, train:int, test:int) -> dict[str, list[_Clip]]:
+# %% ../../nbs/1_data/55_synthesis.ipynb #60f9e7f3
+def _demo_plans(seed:int, train:int, test:int) -> dict[str, list[_Clip]]: # clips of each split → plan
     "The clips of both splits: six recordings a class to train, two to test, or more; the test's ids follow on."
     rng = np.random.default_rng(seed)
     plans = {"train": _planned_clips(train, 6, 1, rng)}

@@ -30,8 +30,8 @@ class Speaker:
     signal_to_noise:float # dB, on average over the clips
     room:int # seed of the echo
 
-# %% ../../nbs/1_data/52_voices.ipynb #33fc084c
-def draw_speaker(rng:np.random.Generator) -> Speaker:
+# %% ../../nbs/1_data/52_voices.ipynb #f20c27db
+def draw_speaker(rng:np.random.Generator) -> Speaker: # the same one for the same state of the generator
     "A random speaker, between a child and a tall man, in a random room."
     tract_length = rng.uniform(11.5, 18.5)
     return Speaker(tract_length, pitch=110 * (17.5/tract_length)**2.2 * np.exp(.15*rng.standard_normal()),
@@ -84,11 +84,11 @@ def _perturbed_phase(
     loudness = np.clip(1 + (.05 + .3*roughness)*shimmer + doubling, .1, 2)
     return (phase % 1).astype(np.float32), step, loudness[cycle]
 
-# %% ../../nbs/1_data/52_voices.ipynb #f93daed1
+# %% ../../nbs/1_data/52_voices.ipynb #238276e5
 def glottal_pulses(
     pitch:np.ndarray, # (samples,) Hz
     rate:int, # Hz
-    rng:np.random.Generator,
+    rng:np.random.Generator, # of the jitter and the shimmer
     roughness:float=0., # 0 smooth to 1 hoarse
     open_quotient:float=.6, # share of each cycle in which the folds are open
 ) -> tuple[np.ndarray, np.ndarray]: # slope of the air flow and the flow itself, each (samples,)
@@ -103,11 +103,11 @@ def glottal_pulses(
     late = np.clip((phase - open_quotient)/step, -1, 1) # samples since the folds shut
     return loudness*(slope - np.sign(late)*(1 - np.abs(late))**2/2/fall), flow
 
-# %% ../../nbs/1_data/52_voices.ipynb #c6ba1f05
+# %% ../../nbs/1_data/52_voices.ipynb #1bf4cf07
 def wandering_pitch(
     pitch:Sequence[float], # Hz at evenly spaced times
     seconds:float, samples:int, # how long the result is
-    rng:np.random.Generator,
+    rng:np.random.Generator, # of the wander
 ) -> np.ndarray: # (samples,) Hz
     "A pitch with the wander and the vibrato of a voice."
     frames = max(2, int(50*seconds))
@@ -170,11 +170,11 @@ def vocal_tract(
         sound[first:last], state = sosfilt(section, source[first:last], zi=state)
     return sound
 
-# %% ../../nbs/1_data/52_voices.ipynb #08c74f83
+# %% ../../nbs/1_data/52_voices.ipynb #57f6d965
 def formant_path(
     vowels:Sequence[str], samples:int, # names in VOWELS, evenly spaced in time; how long the sound is
     tract_length:float, rate:int, # cm; Hz
-    rng:np.random.Generator,
+    rng:np.random.Generator, # of what is the sound's own
 ) -> np.ndarray: # (blocks, formants) Hz
     "The path from the first vowel to the last, one row for each 60 ms."
     path = np.array([VOWELS[vowel] for vowel in vowels]) * 17.5/tract_length
@@ -182,7 +182,7 @@ def formant_path(
     return path if len(path) == 1 else np.stack(
         [curve(track, max(2, int(samples/rate/.06))) for track in path.T], axis=1)
 
-# %% ../../nbs/1_data/52_voices.ipynb #e46eee1c
+# %% ../../nbs/1_data/52_voices.ipynb #b221b162
 @dataclass(frozen=True)
 class Throat:
     "A speaker who can make voiced and breathed sounds."
@@ -191,7 +191,7 @@ class Throat:
     rate:int # Hz
 
     def voiced(self,
-        seconds:float,
+        seconds:float, # how long the sound is, to the sample
         pitch:Sequence[float], # Hz at evenly spaced times
         vowels:Sequence[str], # names in VOWELS, evenly spaced in time
         level:Sequence[float], # loudness at evenly spaced times
@@ -208,7 +208,7 @@ class Throat:
         return self._through_mouth(source, vowels)*envelope(level, samples, self.rate, attack)
 
     def breathed(self,
-        seconds:float,
+        seconds:float, # how long the sound is, to the sample
         vowels:Sequence[str], # the shape of the mouth, as for `voiced`
         level:Sequence[float], # loudness at evenly spaced times
         attack:float=.03, # s
