@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOLD', 'printable', 'licence', 'fit_to_train', 'audit', 'audit_text']
 
-# %% ../../nbs/1_data/90_audit.ipynb #d1a87835
+# %% ../../nbs/1_data/90_audit.ipynb #b8ad143e
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +15,7 @@ import pandas as pd
 
 from .corpora import Corpus, paths
 from .findings import class_counts, facts_per_class, same_sounds, shifts, sound_facts
+# most of these are here for those who import them from the audit
 from nonspeech7k.data.measurements import (
     BANDS, CLIPPED, DEPTH, FRAME, MARGIN, MOST, MOST_SAMPLES, OFFSET, SILENT, bandwidth, examine, measure_files,
     silent_share,
@@ -110,12 +111,13 @@ def _few_warnings(train:dict[str, int]) -> Iterator[str]: # clips to train on, b
         yield (f"unbalanced classes: {train[most]:,} clips to train on of {most}, {train[least]:,} of {least}; "
                "weight the classes, and judge by macro-F1")
 
-# %% ../../nbs/1_data/90_audit.ipynb #bfe6c2ec
+# %% ../../nbs/1_data/90_audit.ipynb #983f49e2
 def _class_warnings(found:dict) -> Iterator[str]: # of the audit so far
     "Sentences about classes that are alone, rare or not judged."
     test = _readable_clips(found, "test")
     unjudged = [label for label, count in test.items() if not count]
-    yield from _few_warnings({label: count - test.get(label, 0) for label, count in _readable_clips(found, "all").items()})
+    yield from _few_warnings({label: count - test.get(label, 0)
+                              for label, count in _readable_clips(found, "all").items()})
     if unjudged: yield f"no clip in test: {_names_in_short(unjudged)}; the test score says nothing about it"
 
 # %% ../../nbs/1_data/90_audit.ipynb #aa371bf2

@@ -120,13 +120,14 @@ def read_samples(
     _check_values(samples)
     return samples
 
-# %% ../../nbs/1_data/65_decoding.ipynb #9a9e6d3b
+# %% ../../nbs/1_data/65_decoding.ipynb #bd9e823f
 def read_sound(
     path:str|Path, # of a sound file
     seconds:float|None=None, # read at most this much from the start; None: all
 ) -> tuple[np.ndarray, int, float]: # samples (frames, channels) float32; rate in Hz; the whole duration in s
     "Decode a sound file; raises `BadClip` where any of it is missing, damaged or not a number."
-    return open_and_read(path, lambda file: (read_samples(file, seconds), file.samplerate, file.frames / file.samplerate))
+    return open_and_read(path, lambda file: (
+        read_samples(file, seconds), file.samplerate, file.frames / file.samplerate))
 
 # %% ../../nbs/1_data/65_decoding.ipynb #3d454404
 MARGIN = 0.25 # seconds read beyond the clip's end, for the resampler's filter
@@ -145,14 +146,15 @@ def _padded(samples:np.ndarray, length:int) -> np.ndarray: # (n,) → (length,)
     padded[:len(samples)] = samples
     return padded
 
-# %% ../../nbs/1_data/65_decoding.ipynb #518c0b0e
+# %% ../../nbs/1_data/65_decoding.ipynb #3c1797f0
 def read_clip(
     path:str|Path, # of a sound file
     rate:int, # Hz
     seconds:float, # how long the clip is
 ) -> tuple[np.ndarray, float]: # waveform (samples,) float32; duration of the whole file in s
     "One file as a clip: mono, at the given rate, padded with zeros at its end or cut; raises `BadClip`."
-    waveform, duration = open_and_read(path, lambda file: (_clip_waveform(file, rate, seconds), file.frames / file.samplerate))
+    waveform, duration = open_and_read(path, lambda file: (
+        _clip_waveform(file, rate, seconds), file.frames / file.samplerate))
     return _padded(waveform, round(rate * seconds)), duration
 
 # %% ../../nbs/1_data/65_decoding.ipynb #4d4e2f7f

@@ -61,7 +61,7 @@ def clip_faults(
     return {"silent": silent, "clipped": clips["clipped"] > CLIPPED, "off_centre": clips["dc"].abs() > OFFSET,
             "narrow": ~silent & (clips["bandwidth"] < usual / 2), "long": clips["seconds"] > MOST}
 
-# %% ../../nbs/1_data/87_findings.ipynb #787194d5
+# %% ../../nbs/1_data/87_findings.ipynb #23ac4cfa
 def sound_facts(
     clips:pd.DataFrame, # manifest and measurements
 ) -> dict: # of the audit: seconds, rates, channels, formats, level_db, bandwidth, and a list of paths for each fault
@@ -74,14 +74,15 @@ def sound_facts(
             "formats": _occurrences(clips["format"]),
             "level_db": {"median_peak": _plain_number(clips["peak_db"].median(), 2),
                          "median_rms": _plain_number(clips["rms_db"].median(), 2)},
-            "bandwidth": {name: _plain_number(getattr(clips["bandwidth"], name)(), 0) for name in ("min", "median", "max")},
+            "bandwidth": {name: _plain_number(getattr(clips["bandwidth"], name)(), 0)
+                          for name in ("min", "median", "max")},
             **{name: path[fault].tolist() for name, fault in clip_faults(clips).items()}}
 
 # %% ../../nbs/1_data/87_findings.ipynb #4b0c4a06
 _COUNTED_FAULTS = ("silent", "clipped", "off_centre", "narrow", "long")
 _DIGITS_OF_MEDIANS = {"seconds": 3, "peak_db": 2, "rms_db": 2, "bandwidth": 0, "silence": 3} # digits
 
-# %% ../../nbs/1_data/87_findings.ipynb #51045d30
+# %% ../../nbs/1_data/87_findings.ipynb #edd567d7
 def _clips_in_numbers(
     clips:pd.DataFrame, # manifest and measurements, of one class in one split
 ) -> dict: # plain numbers
@@ -89,10 +90,11 @@ def _clips_in_numbers(
     return {"clips": len(clips), "groups": int(clips["group"].nunique()),
             "unreadable": int((clips["error"] != "").sum()),
             "total_seconds": _plain_number(clips["seconds"].sum(), 3),
-            **{f"median_{name}": _plain_number(clips[name].median(), digits) for name, digits in _DIGITS_OF_MEDIANS.items()},
+            **{f"median_{name}": _plain_number(clips[name].median(), digits)
+               for name, digits in _DIGITS_OF_MEDIANS.items()},
             **{name: int(clips[name].sum()) for name in _COUNTED_FAULTS}, "rates": _occurrences(clips["rate"])}
 
-# %% ../../nbs/1_data/87_findings.ipynb #7c299d8b
+# %% ../../nbs/1_data/87_findings.ipynb #7925590f
 def facts_per_class(
     clips:pd.DataFrame, # manifest and measurements
     labels:tuple[str, ...], # of the corpus, in their order
@@ -101,7 +103,8 @@ def facts_per_class(
     "What the clips of each class are like, in each split and in all."
     clips = each_label(clips.assign(**clip_faults(clips)), labels_per_clip)
     parts = {split: clips[clips["split"] == split] for split in sorted(set(clips["split"]) - {""})} | {"all": clips}
-    return {split: {label: _clips_in_numbers(part[part["label"] == label]) for label in labels} for split, part in parts.items()}
+    return {split: {label: _clips_in_numbers(part[part["label"] == label]) for label in labels}
+            for split, part in parts.items()}
 
 # %% ../../nbs/1_data/87_findings.ipynb #45a517f8
 def _rows_of_contents(
@@ -173,13 +176,14 @@ def same_sounds(
             "groups_in_both_splits": sorted(groups["train"] & groups["test"]),
             "groups_in_folds": sorted(folds.index[folds > 1])}
 
-# %% ../../nbs/1_data/87_findings.ipynb #b3aadfef
+# %% ../../nbs/1_data/87_findings.ipynb #80817bd1
 _SHIFT_WORDS = ((0.4, "large"), (0.2, "clear"), (0.1, "small"), (0.0, "negligible")) # from this on, the word
 _COMPARED = { # column, unit, digits
     "duration": ("seconds", "s", 2), "level": ("rms_db", "dB", 1), "bandwidth": ("bandwidth", "Hz", 0)}
 
 def _shift_in_words(size:float, p:float) -> str: # 'a clear shift'
-    return f"a {next(word for least, word in _SHIFT_WORDS if size >= least)} shift" if p < 0.05 else "no more than chance"
+    if not p < 0.05: return "no more than chance"
+    return f"a {next(word for least, word in _SHIFT_WORDS if size >= least)} shift"
 
 def _p_in_words(p:float) -> str: # of a test
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -74,7 +74,7 @@ def silent_share(
     level = np.mean(_framed(samples).astype(np.float64) ** 2, axis=1)
     return float((level < 10 ** (SILENT / 10)).mean())
 
-# %% ../../nbs/1_data/85_measurements.ipynb #223ba777
+# %% ../../nbs/1_data/85_measurements.ipynb #0b927281
 MOST, MOST_SAMPLES = 60.0, 2**25 # seconds of each file that are measured; samples, in all channels
 
 def _measured_sound(
@@ -84,7 +84,8 @@ def _measured_sound(
     samples, rate = read_samples(file, min(MOST, MOST_SAMPLES / (file.samplerate * file.channels))), file.samplerate
     mono = samples[:, 0].copy() if file.channels == 1 else samples.mean(axis=1)
     return {"seconds": file.frames / rate, "rate": rate, "channels": file.channels,
-            "format": f"{file.format} {file.subtype}", "bandwidth": bandwidth(mono, rate), "silence": silent_share(mono),
+            "format": f"{file.format} {file.subtype}",
+            "bandwidth": bandwidth(mono, rate), "silence": silent_share(mono),
             "fingerprint": to_text(fingerprint(mono[:round((LONGEST + 1) * rate)], rate)), **_sound_levels(samples)}
 
 # %% ../../nbs/1_data/85_measurements.ipynb #f8f27011

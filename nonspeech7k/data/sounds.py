@@ -130,13 +130,14 @@ def _ha(throat:Throat, now:float, beat:float, pitch:float, level:float, mouth:st
         yield now + .25*beat, level*throat.voiced(
             beat*rng.uniform(.45, .7), glide, (mouth,), (.5, 1, .6, 0), .012, .2)
 
-# %% ../../nbs/1_data/54_sounds.ipynb #4abd9cee
+# %% ../../nbs/1_data/54_sounds.ipynb #5bdf4fab
 def laugh(
     throat:Throat, seconds:float, # length of the clip
 ) -> Pieces:
     "Bouts of 'ha' that fall in pitch and loudness, with an inhalation after each."
     rng, speaker = throat.rng, throat.speaker
-    now, mouth, voiceless = rng.uniform(-.5, .2), _one_at_random(rng, "a", "ae", "uh", "neutral", "i"), rng.random() < .15
+    now, mouth = rng.uniform(-.5, .2), _one_at_random(rng, "a", "ae", "uh", "neutral", "i")
+    voiceless = rng.random() < .15
     while now < seconds:
         count, beat = rng.integers(3, 10), 1/rng.uniform(3.8, 6.2)/speaker.tempo
         high, loud = speaker.pitch*rng.uniform(1.2, 2.4), rng.uniform(.6, 1)

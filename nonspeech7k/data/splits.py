@@ -219,7 +219,7 @@ def _refuse_missing_classes(judged:pd.DataFrame): # with label and fold
                for fold, row in table.iterrows() for label, count in row.items() if count == 0]
     if missing: raise UserError(listed(missing))
 
-# %% ../../nbs/1_data/60_splits.ipynb #64e7ed80
+# %% ../../nbs/1_data/60_splits.ipynb #c89d6a62
 def assign_folds(
     manifest:pd.DataFrame, # with label, group, split and fold
     kind:str, # 'grouped', 'stratified' or 'official'
@@ -230,7 +230,8 @@ def assign_folds(
     "Give every training clip the fold in which it is validated."
     train = manifest[manifest["split"] == "train"]
     _refuse_one_class(each_label(train, labels_per_clip)["label"])
-    number = _official_folds(train, folds) if kind == "official" else _drawn_folds(train, kind, folds, seed, labels_per_clip)
+    number = (_official_folds(train, folds) if kind == "official"
+              else _drawn_folds(train, kind, folds, seed, labels_per_clip))
     manifest = manifest.assign(fold=0)
     manifest.loc[train.index, "fold"] = number
     _refuse_missing_classes(each_label(manifest[manifest["fold"] > 0], labels_per_clip))

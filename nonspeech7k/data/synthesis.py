@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_demo']
 
-# %% ../../nbs/1_data/55_synthesis.ipynb #4a04fd65
+# %% ../../nbs/1_data/55_synthesis.ipynb #ce058bea
 import csv
 import io
 import os
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+# most of these are here for those who import them from the corpus that they are in
 from nonspeech7k.data.sounds import (
     LABELS, RATE, breath, coloured_noise, cough, crying, laugh, lay, recorded, screaming, sneeze, synthesise, yawn,
 )
