@@ -16,19 +16,21 @@ from scipy.fft import rfft
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-# %% ../../nbs/1_data/80_fingerprints.ipynb #f4123516
+# %% ../../nbs/1_data/80_fingerprints.ipynb #0e76ba45
 RATE = 8_000 # Hz, at which all sounds are compared
 WINDOW, STEP = 2048, 256 # samples: 256 ms, 32 ms
 EDGES = np.geomspace(150, 3600, 34) # Hz, of the bands
 RANGE = 50.0 # dB below the loudest frame, beneath which bits are left open
 LONGEST = 10.0 # seconds of a sound that its fingerprint covers
 
+# %% ../../nbs/1_data/80_fingerprints.ipynb #478f18cc
 def hann(
-    length:int,
+    length:int, # samples
 ) -> np.ndarray: # (length,) float32
     "The periodic Hann window; scipy's own lies behind a slow import."
     return np.hanning(length + 1)[:-1].astype(np.float32)
 
+# %% ../../nbs/1_data/80_fingerprints.ipynb #f2d26aa7
 def band_levels(
     samples:np.ndarray, # (samples,) mono
     rate:int, # Hz
@@ -53,50 +55,56 @@ def fingerprint(
     heard = (whole > max(whole.max() - RANGE / 10, -8))[1:]
     return (np.sign(steps) * heard[:, None]).astype(np.int8)
 
-# %% ../../nbs/1_data/80_fingerprints.ipynb #46fb4726
-def _rows(prints:list[np.ndarray], kind:type=np.float32) -> np.ndarray: # (sounds, bits)
+# %% ../../nbs/1_data/80_fingerprints.ipynb #fbf2fd6d
+def _prints_as_rows(prints:list[np.ndarray], kind:type=np.float32) -> np.ndarray: # (sounds, bits)
     "Fingerprints as rows of equal length, shorter ones open at their end."
     rows = np.zeros((len(prints), max(map(len, prints)), len(EDGES) - 2), kind)
     for row, signs in zip(rows, prints): row[:len(signs)] = signs
     return rows.reshape(len(prints), -1)
 
+# %% ../../nbs/1_data/80_fingerprints.ipynb #ff2f9a37
 def similarity(
-    first:list[np.ndarray], # fingerprints
-    second:list[np.ndarray],
+    first:list[np.ndarray], # fingerprints, each (frames, 32)
+    second:list[np.ndarray], # others
 ) -> np.ndarray: # (first, second) float32, −1 to 1
     "How alike each of the first is to each of the second; 0 where one of them is silent."
-    rows = _rows([*first, *second])
+    rows = _prints_as_rows([*first, *second])
     heard = np.sqrt(np.maximum(np.count_nonzero(rows, axis=1), 1)).astype(np.float32)
     count = len(first)
     return rows[:count] @ rows[count:].T / np.outer(heard[:count], heard[count:])
 
-# %% ../../nbs/1_data/80_fingerprints.ipynb #c2c09010
+# %% ../../nbs/1_data/80_fingerprints.ipynb #c2472cda
 ALIKE = 0.4 # similarity of near duplicates
 CHANCE = 1.4 # by the square root of the frames heard: what strangers reach no more than once in 10⁹ pairs
 
 def least_similarity(
     frames:np.ndarray, # heard in both sounds: the geometric mean
-    threshold:float=ALIKE,
+    threshold:float=ALIKE, # for sounds that are long enough
 ) -> np.ndarray: # above 1 where the sounds are too short to tell
     "How alike two sounds must be to count as near duplicates."
     return np.maximum(threshold, CHANCE / np.sqrt(np.maximum(frames, 1)))
 
-# %% ../../nbs/1_data/80_fingerprints.ipynb #6261f5ea
+# %% ../../nbs/1_data/80_fingerprints.ipynb #885fe28a
 BLOCK = 1024 # fingerprints compared with as many others at a time
 
+# %% ../../nbs/1_data/80_fingerprints.ipynb #6a11afa9
 def near_duplicates(
     prints:list[np.ndarray], # one a sound
-    threshold:float=ALIKE,
+    threshold:float=ALIKE, # of similarity
 ) -> pd.DataFrame: # first, second: positions with first < second; similarity; sorted by these
     "All pairs of sounds that are alike."
-    rows = _rows(prints, np.int8) if prints else np.zeros((0, 1), np.int8)
+    rows = _prints_as_rows(prints, np.int8) if prints else np.zeros((0, 1), np.int8)
     heard = np.array([max(1, np.count_nonzero(signs)) for signs in prints])
-    found = [_alike_blocks(rows, heard, start, other, threshold) for start in range(0, len(rows), BLOCK)
+    found = [_alike_between_blocks(rows, heard, start, other, threshold) for start in range(0, len(rows), BLOCK)
              for other in range(start, len(rows), BLOCK)]
     if not found: return pd.DataFrame(columns=["first", "second", "similarity"])
     return pd.concat(found).sort_values(["first", "second"], ignore_index=True)
 
-def _alike_blocks(rows:np.ndarray, heard:np.ndarray, start:int, other:int, threshold:float) -> pd.DataFrame:
+# %% ../../nbs/1_data/80_fingerprints.ipynb #babf188f
+def _alike_between_blocks(
+    rows:np.ndarray, heard:np.ndarray, # (sounds, bits); (sounds,) bits that are not open
+    start:int, other:int, threshold:float, # where the blocks begin; of similarity
+) -> pd.DataFrame: # first, second, similarity
     "The alike pairs between two blocks of fingerprints."
     one, two = slice(start, start + BLOCK), slice(other, other + BLOCK)
     roots = [np.sqrt(heard[part]).astype(np.float32) for part in (one, two)]
@@ -120,15 +128,16 @@ def sets_of(
     _, member = connected_components(links, directed=False)
     return [group.tolist() for _, group in pd.Series(range(count)).groupby(member) if len(group) > 1]
 
-# %% ../../nbs/1_data/80_fingerprints.ipynb #64b8bccb
+# %% ../../nbs/1_data/80_fingerprints.ipynb #6c47cc32
 def to_text(
     signs:np.ndarray, # (frames, 32) of −1, 0 and 1
 ) -> str:
     "A fingerprint as text."
     return b64encode(np.packbits(np.stack([signs > 0, signs < 0])).tobytes()).decode()
 
+# %% ../../nbs/1_data/80_fingerprints.ipynb #7c84eea9
 def from_text(
-    text:str,
+    text:str, # of `to_text`
 ) -> np.ndarray: # (frames, 32) int8
     "A fingerprint read back."
     up, down = np.unpackbits(np.frombuffer(b64decode(text), np.uint8)).reshape(2, -1, len(EDGES) - 2).view(np.int8)

@@ -6,7 +6,9 @@
 __all__ = ['SLACK', 'join_groups', 'set_marks', 'join_copies', 'rarest_label', 'hold_out', 'part_leaks', 'split_test',
            'assign_folds', 'balance', 'within_bound', 'sides', 'leaks', 'leak_note', 'refuse_leaks']
 
-# %% ../../nbs/1_data/60_splits.ipynb #be1d2e8a
+# %% ../../nbs/1_data/60_splits.ipynb #52d07e64
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
@@ -33,7 +35,7 @@ def join_groups(
     first = {part: name for name, part in reversed(list(zip(names, member)))}
     return manifest.assign(group=[first[part] for part in member[group]])
 
-# %% ../../nbs/1_data/60_splits.ipynb #b312db8c
+# %% ../../nbs/1_data/60_splits.ipynb #2408cdb9
 def set_marks(
     manifest:pd.DataFrame, # with path
     sets:list[list[str]], # paths of clips that belong together; those that the manifest lacks do not matter
@@ -42,6 +44,7 @@ def set_marks(
     member = {path: number for number, paths in reversed(list(enumerate(sets))) for path in paths}
     return np.array([member.get(path, len(sets) + row) for row, path in enumerate(manifest["path"])], int)
 
+# %% ../../nbs/1_data/60_splits.ipynb #65ae83b0
 def join_copies(
     manifest:pd.DataFrame, # with path and group
     contents:np.ndarray, # (clips,) int: equal where two files hold the same bytes
@@ -62,11 +65,39 @@ def rarest_label(
     ranked = counted.sort_values(["count", "label"], kind="stable")
     return ranked.loc[~ranked.index.duplicated(), "label"].reindex(manifest.index)
 
-# %% ../../nbs/1_data/60_splits.ipynb #e3aa8c57
+# %% ../../nbs/1_data/60_splits.ipynb #53bc4807
+def _refuse_one_class(labels:pd.Series): # one a clip
+    if labels.nunique() < 2:
+        raise UserError(f"only one class, {labels.iloc[0]!r}, where at least two are needed"
+                        if len(labels) else "no clip to split")
+
+# %% ../../nbs/1_data/60_splits.ipynb #27405d05
+def _refuse_small(
+    manifest:pd.DataFrame, parts:int, # with label and group; into which each class is divided
+    unit:str, key:str, # what is counted: 'group' or 'clip'; the recipe's key, with its value
+):
+    "Refuse one class only, and classes with fewer groups or clips than parts."
+    labels = manifest["label"]
+    _refuse_one_class(labels)
+    counts = manifest.groupby("label")["group"].nunique() if unit == "group" else labels.value_counts()
+    small = [f"class {label!r} has {count} {unit}{'s' * (count != 1)}, fewer than the {parts} parts of {key}; "
+             f"lower it, or leave the class out" for label, count in counts.items() if count < parts]
+    if small: raise UserError(listed(small))
+
+# %% ../../nbs/1_data/60_splits.ipynb #d33be079
+def _refuse_one_sided(manifest:pd.DataFrame): # with label and split
+    "Refuse a test split or a training part that lacks a class."
+    for part, rows in manifest.groupby("split"):
+        missing = sorted(set(manifest["label"]) - set(rows["label"]))
+        if missing:
+            raise UserError(f"splits.test held_out: no clip of {', '.join(missing)} fell into {part}; "
+                            f"choose another seed, or leave the class out")
+
+# %% ../../nbs/1_data/60_splits.ipynb #06ac418c
 def hold_out(
     manifest:pd.DataFrame, # with label and group
     share:float, # of the clips: 1/2, 1/3, 1/4, …
-    seed:int,
+    seed:int, # of the draw
     labels_per_clip:str="one", # or 'several'
 ) -> pd.DataFrame: # a copy whose split is 'train' or 'test'
     "Set whole groups aside as the test split, each class represented; raises `UserError` where that cannot be."
@@ -80,29 +111,6 @@ def hold_out(
     _refuse_one_sided(each_label(manifest, labels_per_clip))
     return manifest
 
-def _refuse_one_sided(manifest:pd.DataFrame):
-    "Refuse a test split or a training part that lacks a class."
-    for part, rows in manifest.groupby("split"):
-        missing = sorted(set(manifest["label"]) - set(rows["label"]))
-        if missing:
-            raise UserError(f"splits.test held_out: no clip of {', '.join(missing)} fell into {part}; "
-                            f"choose another seed, or leave the class out")
-
-# %% ../../nbs/1_data/60_splits.ipynb #de7608fd
-def _refuse_one_class(labels:pd.Series):
-    if labels.nunique() < 2:
-        raise UserError(f"only one class, {labels.iloc[0]!r}, where at least two are needed"
-                        if len(labels) else "no clip to split")
-
-def _refuse_small(manifest:pd.DataFrame, parts:int, unit:str, key:str):
-    "Refuse one class only, and classes with fewer groups or clips than parts."
-    labels = manifest["label"]
-    _refuse_one_class(labels)
-    counts = manifest.groupby("label")["group"].nunique() if unit == "group" else labels.value_counts()
-    small = [f"class {label!r} has {count} {unit}{'s' * (count != 1)}, fewer than the {parts} parts of {key}; "
-             f"lower it, or leave the class out" for label, count in counts.items() if count < parts]
-    if small: raise UserError(listed(small))
-
 # %% ../../nbs/1_data/60_splits.ipynb #a618120d
 def part_leaks(
     manifest:pd.DataFrame, # with group and split
@@ -112,12 +120,12 @@ def part_leaks(
     leaking = (manifest["split"] == "train") & manifest["group"].isin(in_test)
     return manifest.assign(split=manifest["split"].mask(leaking, "left out"))
 
-# %% ../../nbs/1_data/60_splits.ipynb #0b7b8a34
+# %% ../../nbs/1_data/60_splits.ipynb #d4a58c74
 def split_test(
-    manifest:pd.DataFrame,
+    manifest:pd.DataFrame, # with label, group and split
     test:str, # 'given', 'held_out' or 'none'
     share:float, # of the clips, for 'held_out'
-    seed:int,
+    seed:int, # of the draw, for 'held_out'
     labels_per_clip:str="one", # or 'several'
 ) -> pd.DataFrame: # a copy with split 'train', 'test' or 'left out' in every row
     "Give every clip its split."
@@ -128,39 +136,10 @@ def split_test(
         raise UserError("splits.test: the corpus gives no train and test split; set it to held_out or none")
     return part_leaks(manifest)
 
-# %% ../../nbs/1_data/60_splits.ipynb #6f93c363
-def assign_folds(
-    manifest:pd.DataFrame, # with label, group, split and fold
-    kind:str, # 'grouped', 'stratified' or 'official'
-    folds:int, # how many
-    seed:int,
-    labels_per_clip:str="one", # or 'several'
-) -> pd.DataFrame: # a copy whose training clips have a fold from 1 to `folds`, all others 0
-    "Give every training clip the fold in which it is validated."
-    train = manifest[manifest["split"] == "train"]
-    _refuse_one_class(each_label(train, labels_per_clip)["label"])
-    number = _official(train, folds) if kind == "official" else _drawn(train, kind, folds, seed, labels_per_clip)
-    manifest = manifest.assign(fold=0)
-    manifest.loc[train.index, "fold"] = number
-    _refuse_missing_classes(each_label(manifest[manifest["fold"] > 0], labels_per_clip))
-    return manifest
-
-# %% ../../nbs/1_data/60_splits.ipynb #fee769a4
-def _drawn(train:pd.DataFrame, kind:str, folds:int, seed:int, labels_per_clip:str) -> pd.Series:
-    "Fold numbers by scikit-learn, grouped or not."
-    unit = "group" if kind == "grouped" else "clip"
-    _refuse_small(each_label(train, labels_per_clip), folds, unit, f"splits.folds {folds}")
-    grouped = kind == "grouped"
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold # slow to import, needed only here
-    division = StratifiedGroupKFold if grouped else StratifiedKFold
-    splitter = division(folds, shuffle=True, random_state=seed % 2**32)
-    number = pd.Series(0, index=train.index)
-    label = rarest_label(train, labels_per_clip)
-    divisions = splitter.split(train, label, train["group"] if grouped else None)
-    for fold, (_, validation) in enumerate(divisions, start=1): number.iloc[validation] = fold
-    return _evened(train["group"], label, number, folds) if grouped else number
-
-def _official(train:pd.DataFrame, folds:int) -> pd.Series:
+# %% ../../nbs/1_data/60_splits.ipynb #cad2fbd0
+def _official_folds(
+    train:pd.DataFrame, folds:int, # with fold; how many there must be
+) -> pd.Series:
     "The corpus's own fold numbers."
     given = sorted(int(fold) for fold in train["fold"].unique())
     if given != list(range(1, folds + 1)):
@@ -169,13 +148,14 @@ def _official(train:pd.DataFrame, folds:int) -> pd.Series:
                         f"set splits.folds to match, or splits.kind to grouped")
     return train["fold"]
 
-# %% ../../nbs/1_data/60_splits.ipynb #2c9314b0
+# %% ../../nbs/1_data/60_splits.ipynb #65095f2e
 SLACK = 0.05 # by which a fold's share of a class may differ from 1/k, where one group is less
 
+# %% ../../nbs/1_data/60_splits.ipynb #d3e6a8c5
 def _deviations(
     counts:np.ndarray, # (groups, classes) clips
     fold:np.ndarray, # (groups,) from 0
-    folds:int,
+    folds:int, # how many
 ) -> tuple[np.ndarray, bool]: # (folds, classes) clips too many or too few; whether the promise holds
     "How far each fold is from an equal share of each class."
     total = counts.sum(0)
@@ -183,6 +163,7 @@ def _deviations(
     room = np.maximum(SLACK * total, counts.max(0))
     return held - total / folds, bool((np.abs(held - total / folds) <= room + 1e-9).all() and held.min() > 0)
 
+# %% ../../nbs/1_data/60_splits.ipynb #75babcb4
 def _best_step(counts:np.ndarray, fold:np.ndarray, away:np.ndarray) -> np.ndarray|None: # (groups,)
     "The folds after the move or exchange that evens them out most; None where none does."
     weight, groups = counts / counts.sum(0) ** 2, np.arange(len(fold))
@@ -197,8 +178,11 @@ def _best_step(counts:np.ndarray, fold:np.ndarray, away:np.ndarray) -> np.ndarra
     if not swap[one, other] < -1e-12: return None
     return np.where(groups == one, fold[other], np.where(groups == other, fold[one], fold))
 
-# %% ../../nbs/1_data/60_splits.ipynb #ce4da0f1
-def _evened(group:pd.Series, label:pd.Series, number:pd.Series, folds:int) -> pd.Series:
+# %% ../../nbs/1_data/60_splits.ipynb #341c6ec5
+def _evened_out(
+    group:pd.Series, label:pd.Series, number:pd.Series, # of each clip; the fold number is from 1
+    folds:int, # how many
+) -> pd.Series: # (clips,) fold numbers
     "Fold numbers with single groups moved until each fold has its share of each class."
     table = pd.crosstab(group, label)
     counts, fold = table.to_numpy(float), number.groupby(group).first()[table.index].to_numpy() - 1
@@ -208,8 +192,26 @@ def _evened(group:pd.Series, label:pd.Series, number:pd.Series, folds:int) -> pd
         if step is None: return group.map(dict(zip(table.index, fold + 1)))
         fold = step
 
-# %% ../../nbs/1_data/60_splits.ipynb #9427288c
-def _refuse_missing_classes(judged:pd.DataFrame):
+# %% ../../nbs/1_data/60_splits.ipynb #bfd8969e
+def _drawn_folds(
+    train:pd.DataFrame, kind:str, # with label and group; 'grouped' or 'stratified'
+    folds:int, seed:int, labels_per_clip:str, # how many; of the draw; 'one' or 'several'
+) -> pd.Series: # (clips,) from 1
+    "Fold numbers by scikit-learn, grouped or not."
+    unit = "group" if kind == "grouped" else "clip"
+    _refuse_small(each_label(train, labels_per_clip), folds, unit, f"splits.folds {folds}")
+    grouped = kind == "grouped"
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold # slow to import, needed only here
+    division = StratifiedGroupKFold if grouped else StratifiedKFold
+    splitter = division(folds, shuffle=True, random_state=seed % 2**32)
+    number = pd.Series(0, index=train.index)
+    label = rarest_label(train, labels_per_clip)
+    divisions = splitter.split(train, label, train["group"] if grouped else None)
+    for fold, (_, validation) in enumerate(divisions, start=1): number.iloc[validation] = fold
+    return _evened_out(train["group"], label, number, folds) if grouped else number
+
+# %% ../../nbs/1_data/60_splits.ipynb #03a1413c
+def _refuse_missing_classes(judged:pd.DataFrame): # with label and fold
     "Refuse folds without a clip of some class."
     table = pd.crosstab(judged["fold"], judged["label"])
     missing = [f"fold {fold} has no clip of class {label!r}; "
@@ -217,7 +219,25 @@ def _refuse_missing_classes(judged:pd.DataFrame):
                for fold, row in table.iterrows() for label, count in row.items() if count == 0]
     if missing: raise UserError(listed(missing))
 
-# %% ../../nbs/1_data/60_splits.ipynb #a0fdb958
+# %% ../../nbs/1_data/60_splits.ipynb #c89d6a62
+def assign_folds(
+    manifest:pd.DataFrame, # with label, group, split and fold
+    kind:str, # 'grouped', 'stratified' or 'official'
+    folds:int, # how many
+    seed:int, # of the draw
+    labels_per_clip:str="one", # or 'several'
+) -> pd.DataFrame: # a copy whose training clips have a fold from 1 to `folds`, all others 0
+    "Give every training clip the fold in which it is validated."
+    train = manifest[manifest["split"] == "train"]
+    _refuse_one_class(each_label(train, labels_per_clip)["label"])
+    number = (_official_folds(train, folds) if kind == "official"
+              else _drawn_folds(train, kind, folds, seed, labels_per_clip))
+    manifest = manifest.assign(fold=0)
+    manifest.loc[train.index, "fold"] = number
+    _refuse_missing_classes(each_label(manifest[manifest["fold"] > 0], labels_per_clip))
+    return manifest
+
+# %% ../../nbs/1_data/60_splits.ipynb #66786a32
 def balance(
     manifest:pd.DataFrame, # with fold numbers, label and group
 ) -> pd.DataFrame: # a row a class: the smallest and largest share that a fold holds, the allowed distance from 1/k
@@ -228,6 +248,7 @@ def balance(
     return pd.DataFrame({"smallest": shares.min(axis=1), "largest": shares.max(axis=1),
                          "allowed": sizes.clip(lower=SLACK)})
 
+# %% ../../nbs/1_data/60_splits.ipynb #f8c53f53
 def within_bound(
     manifest:pd.DataFrame, # with fold numbers, label and group
 ) -> bool:
@@ -236,7 +257,7 @@ def within_bound(
     far = np.maximum(shares["largest"] - equal, equal - shares["smallest"])
     return bool((far <= shares["allowed"] + 1e-9).all())
 
-# %% ../../nbs/1_data/60_splits.ipynb #afa8bf27
+# %% ../../nbs/1_data/60_splits.ipynb #c9886084
 def sides(
     manifest:pd.DataFrame, # with split and fold
 ) -> pd.Series: # 'test', 'fold 1', …, 'train', or '' for a clip that takes part in nothing
@@ -245,7 +266,12 @@ def sides(
     side = np.select([split == "test", fold > 0, split == "train"], ["test", "fold " + fold.astype(str), "train"], "")
     return pd.Series(side, index=manifest.index, dtype=object)
 
-def _torn(manifest:pd.DataFrame, mark, kind:str) -> list[dict]: # mark: (clips,), equal where clips belong together
+# %% ../../nbs/1_data/60_splits.ipynb #5c0f1fac
+def _sets_on_several_sides(
+    manifest:pd.DataFrame, # with path, split and fold
+    mark:np.ndarray|pd.Series, # (clips,) equal where clips belong together
+    kind:str, # 'group', 'identical files' or 'near duplicates'
+) -> list[dict]: # rows of `leaks`
     "The sets of one kind that stand on more than one side."
     clips = pd.DataFrame({"path": manifest["path"].to_numpy(), "side": sides(manifest).to_numpy(),
                           "mark": np.asarray(mark)})
@@ -255,26 +281,27 @@ def _torn(manifest:pd.DataFrame, mark, kind:str) -> list[dict]: # mark: (clips,)
              "sides": sorted(set(rows["side"])), "paths": rows["path"].tolist(),
              "stands": rows["side"].tolist()} for name, rows in clips.groupby("mark", sort=True)]
 
-# %% ../../nbs/1_data/60_splits.ipynb #3711c305
+# %% ../../nbs/1_data/60_splits.ipynb #e27024ed
 def leaks(
     manifest:pd.DataFrame, # path, group, split and fold
     copies:list[list[str]]=(), # sets of identical files, by path
     near:list[list[str]]=(), # sets of near duplicates, by path
 ) -> pd.DataFrame: # a row a leak: kind, name (of a group), sides, paths, stands (the side of each path)
     "Groups, identical files and near duplicates on more than one side of test and folds; empty where nothing leaks."
-    found = [*_torn(manifest, manifest["group"], "group"),
-             *_torn(manifest, set_marks(manifest, copies), "identical files"),
-             *_torn(manifest, set_marks(manifest, near), "near duplicates")]
+    found = [*_sets_on_several_sides(manifest, manifest["group"], "group"),
+             *_sets_on_several_sides(manifest, set_marks(manifest, copies), "identical files"),
+             *_sets_on_several_sides(manifest, set_marks(manifest, near), "near duplicates")]
     return pd.DataFrame(found, columns=["kind", "name", "sides", "paths", "stands"])
 
-# %% ../../nbs/1_data/60_splits.ipynb #174d6ba4
-def _leak_sentence(leak) -> str: # a row of `leaks`
+# %% ../../nbs/1_data/60_splits.ipynb #3fc25bc5
+def _leak_sentence(leak:NamedTuple) -> str: # a row of `leaks`
     "One leak in words, with a file of each side."
     shown = {side: path for side, path in reversed(list(zip(leak.stands, leak.paths)))}
     files = " and ".join(f"{shown[side]} ({side})" for side in leak.sides[:3]) + (" …" if len(leak.sides) > 3 else "")
     what = f"group {leak.name!r} stands" if leak.kind == "group" else f"{leak.kind} stand"
     return f"{what} on more than one side: {files}"
 
+# %% ../../nbs/1_data/60_splits.ipynb #f68844b4
 def leak_note(
     found:pd.DataFrame, # of `leaks`
 ) -> str: # '' where nothing leaks
