@@ -55,7 +55,9 @@ def shift(
     return stretch(read, float(ratio), waveforms.shape[1])
 
 # %% ../../nbs/2_features/14_pitch.ipynb #fa8ea5f5
-def _refuse_xla(device:torch.device):
+def _refuse_xla(
+    device:torch.device, # where the waveforms lie
+):
     "Raise `UserError` on a device on which the pitch cannot be shifted."
     if device.type == "xla":
         raise UserError("augment.pitch: cannot be shifted on device: xla; set it to 0, also in augment.per_class, "

@@ -6,8 +6,8 @@
 __all__ = ['NORMALISE', 'LOG_MEL', 'TRANSFORMS', 'WINDOWS', 'PIECE', 'WHOLE', 'fft_spectrum', 'fourier_waves', 'dft_matrix',
            'cut_frames', 'dft_spectrum', 'filter_groups', 'band_frequencies', 'band_powers', 'decibels',
            'is_native_size', 'native_band_powers', 'normalise_clips', 'Normalised', 'FrontEnd', 'deltas', 'with_deltas',
-           'padded_window', 'MelSettings', 'only_numbers', 'MelTransform', 'MelFrontEnd', 'LogMel', 'clip_moments',
-           'overall_moments', 'standardise']
+           'padded_window', 'MelSettings', 'only_numbers', 'MelBands', 'MelTransform', 'MelFrontEnd', 'LogMel',
+           'clip_moments', 'overall_moments', 'standardise']
 
 # %% ../../nbs/2_features/10_spectrograms.ipynb #416f6be8
 import math
@@ -221,7 +221,8 @@ class FrontEnd(Normalised):
         self.transform = transform
         return self
 
-    def forward(self, waveforms:torch.Tensor) -> torch.Tensor: return self.normalised(self.raw(waveforms))
+    def forward(self, waveforms:torch.Tensor) -> torch.Tensor: # (batch, samples) → (batch, channels, bands, frames)
+        return self.normalised(self.raw(waveforms))
 
 # %% ../../nbs/2_features/10_spectrograms.ipynb #bbd29ccf
 def deltas(
@@ -300,26 +301,35 @@ def only_numbers(
     return not any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 or _is_derived(tensor)
                    for tensor in (waveforms, *buffers))
 
-# %% ../../nbs/2_features/10_spectrograms.ipynb #133b2bce
-class MelTransform(FrontEnd):
-    "The part of a mel front end that holds window, filters and the choice of a transform."
+# %% ../../nbs/2_features/10_spectrograms.ipynb #58d85599
+class MelBands(FrontEnd):
+    "The lowest part of a mel front end: its window and its filters."
     def __init__(self,
         mel:MelSettings, # frames and bands
         channels:int, # of the features
         bands:int, # of the features
         normalise:str, # one of NORMALISE
-        transform:str, # one of TRANSFORMS
     ):
         super().__init__(channels, bands, normalise)
         self.n_fft, self.hop_length, self.range = mel.n_fft, mel.hop_length, mel.range # samples, samples, Hz
         self.register_buffer("filters", mel.filters()) # (bands, frequencies)
-        self.register_buffer("window", mel.padded_window())
-        self.register_buffer("matrix", None, persistent=False) # of the real transform
+        self.register_buffer("window", mel.padded_window()) # (n_fft,)
+        self.register_buffer("matrix", None, persistent=False) # of the real transform, where it is wanted
         self.filter_groups = filter_groups(self.filters)
-        self.use_transform(transform)
+
+    def frames(self, samples:int) -> int: # of a waveform → of its features
+        return 1 + (samples - self.n_fft % 2) // self.hop_length
 
     @property
-    def frequencies(self) -> tuple[float, ...]: return tuple(band_frequencies(len(self.filters), *self.range).tolist()) # Hz
+    def frequencies(self) -> tuple[float, ...]: # Hz
+        return tuple(band_frequencies(len(self.filters), *self.range).tolist())
+
+# %% ../../nbs/2_features/10_spectrograms.ipynb #4e309e05
+PIECE = 2**18 # samples that a CPU transforms at a time: 8 MB of frames and spectra at the reference settings
+WHOLE = [(slice(None), slice(None))] # all filters and all frequencies as one group
+
+class MelTransform(MelBands):
+    "The middle part of a mel front end: the choice of a transform, by `use_transform`."
 
     @property
     def has_kernel(self) -> bool: # on a CPU
@@ -338,10 +348,16 @@ class MelTransform(FrontEnd):
         with torch.inference_mode(False), torch.no_grad():
             if self.matrix is None: self.matrix = dft_matrix(self.window)
 
-# %% ../../nbs/2_features/10_spectrograms.ipynb #b20a34e5
-PIECE = 2**18 # samples that a CPU transforms at a time: 8 MB of frames and spectra at the reference settings
-WHOLE = [(slice(None), slice(None))] # all filters and all frequencies as one group
+    def plan(self, waveforms:torch.Tensor) -> tuple: # (batch, samples) → transform, groups of filters, pieces of the batch
+        "How PyTorch's operators go about these waveforms."
+        device, fft = waveforms.device.type, partial(fft_spectrum, window=self.window, hop_length=self.hop_length)
+        if self.transform == "dft" or (self.transform == "auto" and device == "xla"):
+            self.make_matrix()
+            return partial(dft_spectrum, matrix=self.matrix, hop_length=self.hop_length), WHOLE, [waveforms]
+        if device != "cpu": return fft, WHOLE, [waveforms]
+        return fft, self.filter_groups, waveforms.split(max(1, PIECE // waveforms.shape[1]))
 
+# %% ../../nbs/2_features/10_spectrograms.ipynb #251aeba8
 class MelFrontEnd(MelTransform):
     "What mel spectrograms share: windows, transform, filters, deltas. A kind defines `compress`."
     def __init__(self,
@@ -353,16 +369,16 @@ class MelFrontEnd(MelTransform):
         **frames, # of `MelSettings`: n_fft, hop_length, n_mels, f_min, f_max, win_length, window
     ):
         mel = MelSettings(rate, **frames)
-        super().__init__(mel, 1 + deltas, bands or mel.n_mels, normalise, transform)
+        super().__init__(mel, 1 + deltas, bands or mel.n_mels, normalise)
         self.deltas = deltas
+        self.use_transform(transform)
 
     def compress(self, power:torch.Tensor) -> torch.Tensor: # both (batch, frames, bands)
         "The power in each band as features; may write over the power."
         raise NotImplementedError
 
-    def frames(self, samples:int) -> int: return 1 + (samples - self.n_fft % 2) // self.hop_length
-
-    def raw(self, waveforms:torch.Tensor) -> torch.Tensor: return with_deltas(self.levels(waveforms), self.deltas)
+    def raw(self, waveforms:torch.Tensor) -> torch.Tensor: # (batch, samples) → (batch, 1 + deltas, bands, frames)
+        return with_deltas(self.levels(waveforms), self.deltas)
 
     def levels(self, waveforms:torch.Tensor) -> torch.Tensor: # (batch, samples) → (batch, 1, bands, frames)
         "Compressed powers; raises ValueError for waveforms too short to be reflected at their edges."
@@ -375,15 +391,6 @@ class MelFrontEnd(MelTransform):
         transform, groups, pieces = self.plan(waveforms)
         levels = [self.compress(band_powers(transform(piece), self.filters, groups)).mT for piece in pieces]
         return torch.cat(levels).unsqueeze(1)
-
-    def plan(self, waveforms:torch.Tensor) -> tuple: # transform, groups of filters, pieces of the batch
-        "How PyTorch's operators go about these waveforms (batch, samples)."
-        device, fft = waveforms.device.type, partial(fft_spectrum, window=self.window, hop_length=self.hop_length)
-        if self.transform == "dft" or (self.transform == "auto" and device == "xla"):
-            self.make_matrix()
-            return partial(dft_spectrum, matrix=self.matrix, hop_length=self.hop_length), WHOLE, [waveforms]
-        if device != "cpu": return fft, WHOLE, [waveforms]
-        return fft, self.filter_groups, waveforms.split(max(1, PIECE // waveforms.shape[1]))
 
 # %% ../../nbs/2_features/10_spectrograms.ipynb #02d7cae8
 class LogMel(MelFrontEnd):
@@ -409,7 +416,7 @@ class LogMel(MelFrontEnd):
 # %% ../../nbs/2_features/10_spectrograms.ipynb #bc21ed26
 @torch.no_grad()
 def clip_moments(
-    front_end:FrontEnd,
+    front_end:FrontEnd, # of any kind
     waveforms:torch.Tensor, # (batch, samples)
 ) -> torch.Tensor: # (batch, 2 × groups, at least one) float64 on the CPU: means of raw values, means of their squares
     "What each clip adds to the statistics of a set of clips."

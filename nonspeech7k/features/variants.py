@@ -72,10 +72,11 @@ class Mfcc(MelFrontEnd):
         self.pre_emphasis = pre_emphasis
         self.register_buffer("cosines", create_dct(n_mfcc, n_mels, norm="ortho")) # (bands, coefficients)
 
-    def levels(self, waveforms:torch.Tensor) -> torch.Tensor:
+    def levels(self, waveforms:torch.Tensor) -> torch.Tensor: # (batch, samples) → (batch, 1, coefficients, frames)
         return super().levels(pre_emphasise(waveforms, self.pre_emphasis))
 
-    def compress(self, power:torch.Tensor) -> torch.Tensor: return power.add_(1e-6).log_() @ self.cosines
+    def compress(self, power:torch.Tensor) -> torch.Tensor: # (batch, frames, bands) → (batch, frames, coefficients)
+        return power.add_(1e-6).log_() @ self.cosines
 
 # %% ../../nbs/2_features/40_variants.ipynb #b3fdf7f9
 class Waveform(FrontEnd):
@@ -89,6 +90,7 @@ class Waveform(FrontEnd):
     ):
         super().__init__(1, 1, normalise)
 
-    def raw(self, waveforms:torch.Tensor) -> torch.Tensor: return waveforms[:, None, None].clone()
+    def raw(self, waveforms:torch.Tensor) -> torch.Tensor: # (batch, samples) → (batch, 1, 1, samples)
+        return waveforms[:, None, None].clone()
 
     def frames(self, samples:int) -> int: return samples # as many as there are
