@@ -82,7 +82,7 @@ def take_two_steps(
 ) -> MelFrontEnd: # the same front end
     "A mel front end that computes its spectra by `TwoStepTransform`, the whole batch at once."
     transform = front_end.two_steps = TwoStepTransform(front_end.window, front_end.hop_length)
-    front_end._plan = lambda waveforms: (transform, WHOLE, [waveforms])
+    front_end.plan = lambda waveforms: (transform, WHOLE, [waveforms])
     return front_end
 
 # %% ../../nbs/6_inference/80_portable.ipynb #7baaa926
