@@ -45,7 +45,7 @@ from nonspeech7k.evaluation.errors import (
     sound_level, surest_mistakes, suspected_labels,
 )
 from .evaluation.metrics import judge, judge_several, summarise_folds
-from .evaluation.report import alternative_texts, calibration_captions, render_report
+from .evaluation.report import RunRecord, alternative_texts, calibration_captions, render_report
 from .evaluation.rejection import familiarity, rejection_setting
 from .features.augment import Draws, FeatureAugmentation, WaveformAugmentation
 from .features.mixing import load_background
@@ -880,8 +880,9 @@ def _report(run:Run, metrics:dict, captions:dict[str, str], predictions:pd.DataF
                        texts.get(Path(name).stem, _titled(caption, run)))
                 for name, caption in captions.items()}
     about = read_json(run.folder/"environment.json")
-    return render_report(run.recipe.name, metrics, run.audit, recipe_yaml(run.recipe), about, pictures | drawn,
-                         _mistakes(predictions, run.labels), errors, run.recipe.report.sounds == "embed")
+    record = RunRecord(run.recipe.name, metrics, run.audit, recipe_yaml(run.recipe), about)
+    return render_report(record, pictures | drawn, _mistakes(predictions, run.labels), errors,
+                         run.recipe.report.sounds == "embed")
 
 def _mistakes(predictions:pd.DataFrame, labels:list[str], most:int=15) -> pd.DataFrame:
     "The most confident wrong answers on the test split, or in validation where there is none."
