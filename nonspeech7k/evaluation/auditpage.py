@@ -88,7 +88,8 @@ def _audit_captions(
     shifts = "; ".join(shift["sentence"] for shift in audit["shift"] or [] if shift["what"] in _SHIFTS)
     return {
         "counts": ("Clips of each class.", f"Bar chart of the clips of each class: {counts}."),
-        "durations": ("Duration of each clip.", f"Durations by class: {_median_ends(audit, 'median_seconds', '{:.2f} s')}."),
+        "durations": ("Duration of each clip.",
+                      f"Durations by class: {_median_ends(audit, 'median_seconds', '{:.2f} s')}."),
         "levels": ("Level of each clip.", f"Levels by class: {_median_ends(audit, 'median_rms_db', '{:.1f} dB')}."),
         "bandwidths": ("The highest frequency that carries energy. "
                        "A class that stands apart can be told by its microphone.",
@@ -122,11 +123,11 @@ def audit_figures(
 
 # %% ../../nbs/5_evaluation/75_auditpage.ipynb #35a8ac15
 MOST_LISTED = 200 # lines of one list on the page; the JSON holds more
-_LISTED = {"Groups in train and in test": "groups_in_both_splits", "Groups in more than one fold": "groups_in_folds"}
-_SETS = {"Identical files": "duplicates", "Identical files under different labels": "disagreeing_duplicates"}
-_NEAR = {"Near duplicates in train and in test": "near_duplicates_across_splits",
+_GROUP_LISTS = {"Groups in train and in test": "groups_in_both_splits", "Groups in more than one fold": "groups_in_folds"}
+_SET_LISTS = {"Identical files": "duplicates", "Identical files under different labels": "disagreeing_duplicates"}
+_NEAR_LISTS = {"Near duplicates in train and in test": "near_duplicates_across_splits",
          "Near duplicates under different labels": "disagreeing_near_duplicates"}
-_FAULTS = {"Silent clips": "silent", "Clipped clips": "clipped", "Clips off centre": "off_centre",
+_FAULT_LISTS = {"Silent clips": "silent", "Clipped clips": "clipped", "Clips off centre": "off_centre",
            "Narrow clips": "narrow", "Long clips": "long"}
 
 # %% ../../nbs/5_evaluation/75_auditpage.ipynb #b2408931
@@ -138,8 +139,8 @@ def _finding_lists(
     alike = lambda titles: {title: [" = ".join(paths) for paths in audit[key]] for title, key in titles.items()}
     near = [f"{first} = {second}: {similarity:.2f}" for first, second, similarity in audit["near_pairs"]]
     unreadable = [f"{clip['path']}: {clip['reason']}" for clip in audit["unreadable"]]
-    lists = {"Files that cannot be read": unreadable} | plain(_LISTED) | alike(_SETS)
-    lists |= {"Near duplicates, with their similarity": near} | alike(_NEAR) | plain(_FAULTS)
+    lists = {"Files that cannot be read": unreadable} | plain(_GROUP_LISTS) | alike(_SET_LISTS)
+    lists |= {"Near duplicates, with their similarity": near} | alike(_NEAR_LISTS) | plain(_FAULT_LISTS)
     return {"Problems": (audit["problems"], audit["problem_count"])} | {
         title: (lines, len(lines)) for title, lines in lists.items()}
 

@@ -27,8 +27,8 @@ _INK, _clips, _plain, _title = INK, count_clips, plain_axes, title_figure # thei
 
 # %% ../../nbs/5_evaluation/40_figures.ipynb #02f79c25
 def _check_labels(
-    manifest:pd.DataFrame,
-    labels:Sequence[str],
+    manifest:pd.DataFrame, # with label
+    labels:Sequence[str], # class names in the order of the corpus
 ) -> None:
     "Raise `ValueError` where the manifest has a label that is not among the class names, or no clip."
     if len(manifest) == 0: raise ValueError("the manifest has no clips")
@@ -45,7 +45,7 @@ def _splits_of(
 
 # %% ../../nbs/5_evaluation/40_figures.ipynb #13b14392
 def _split_key(
-    figure:Figure,
+    figure:Figure, # with a constrained layout
     counts:dict[str, int], # split → clips
 ) -> None:
     """A key below the figure that names each split's shade, in grey as it stands for all classes;
@@ -154,7 +154,7 @@ def _mark_best(
 
 # %% ../../nbs/5_evaluation/40_figures.ipynb #82842aae
 def _rate_scale(
-    axes:Axes,
+    axes:Axes, # of the learning rate
     rates:list[float], # all above 0
 ) -> None:
     "A logarithmic axis with plain numbers, 1, 2 and 5 in each decade, and at least one of them in sight."
@@ -185,8 +185,8 @@ def _training_axes(
 
 # %% ../../nbs/5_evaluation/40_figures.ipynb #9b1f7a0a
 def _training_key(
-    figure:Figure,
-    histories:dict[str, list[dict]],
+    figure:Figure, # with a constrained layout
+    histories:dict[str, list[dict]], # fit → records, one an epoch
 ) -> None:
     "A key below the panels: the fits by colour, then what the line styles and the star mean."
     colours = _fit_colours(list(histories))
@@ -199,8 +199,7 @@ def _training_key(
 
 # %% ../../nbs/5_evaluation/40_figures.ipynb #ba3a01e5
 def plot_training(
-    # fit → records with epoch, train_loss, valid_loss, valid_macro_f1 (None for final), lr
-    histories:dict[str, list[dict]],
+    histories:dict[str, list[dict]], # fit → records: epoch, train_loss, valid_loss, valid_macro_f1 (or None), lr
     note:str="", # said in the title: 'synthetic'
 ) -> Figure: # three panels
     """Loss, validation macro-F1 and learning rate over the epochs of every fit;
@@ -282,14 +281,14 @@ def plot_cv(
     _fold_bars(left, folds, "macro_f1", "macro-F1", cv["macro_f1"])
     _fold_bars(right, folds, "accuracy", "accuracy", cv["accuracy"])
     left.set_ylabel("score on the fold's validation part", fontsize=9)
-    plural = "" if len(folds) == 1 else "s"
-    title_figure(figure, f"Cross-validation, {len(folds)} fold{plural}", count_clips(sum(fold["n"] for fold in folds)), note)
+    title = f"Cross-validation, {len(folds)} fold{'' if len(folds) == 1 else 's'}"
+    title_figure(figure, title, count_clips(sum(fold["n"] for fold in folds)), note)
     return figure
 
 # %% ../../nbs/5_evaluation/40_figures.ipynb #e45424be
 def _matrix_axes(
-    axes:Axes,
-    labels:Sequence[str],
+    axes:Axes, # with the matrix
+    labels:Sequence[str], # class names in the order of the rows
     size:float, # of the letters, in points
 ) -> None:
     "Class names on both sides of a matrix and thin lines between its cells."
@@ -346,12 +345,12 @@ def plot_confusion(
     return figure
 
 # %% ../../nbs/5_evaluation/40_figures.ipynb #ebb1d000
-_SCORE_SHADES = {"f1": 1.0, "recall": 0.68, "precision": 0.4} # from the top bar of a class to the lowest, 1 = its full colour
+_SCORE_SHADES = {"f1": 1.0, "recall": 0.68, "precision": 0.4} # from a class's top bar to its lowest, 1 = full colour
 
 # %% ../../nbs/5_evaluation/40_figures.ipynb #7c8b3f90
 def _per_class_key(
-    figure:Figure,
-    axes:Axes,
+    figure:Figure, # with a constrained layout
+    axes:Axes, # with the bars
     present:list[float], # F1 of the classes that have clips
 ) -> None:
     "Scale and key of the per-class figure; grey stands for the colours of all classes."

@@ -22,7 +22,7 @@ from ..models.residual import Dropout, ResidualBlock, ResidualNetwork
 
 # %% ../../nbs/5_evaluation/78_relevance.ipynb #2575c46a
 def plain_copy(
-    network:nn.Module,
+    network:nn.Module, # of any kind
 ) -> nn.Module: # the same weights, in evaluation mode
     "A copy of a network on PyTorch's own operators, which the explanations may look into and change."
     copy = deepcopy(network).eval().requires_grad_(False)
@@ -32,7 +32,7 @@ def plain_copy(
 
 # %% ../../nbs/5_evaluation/78_relevance.ipynb #09672e26
 def answers(
-    network:nn.Module,
+    network:nn.Module, # of any kind
     features:torch.Tensor, # (batch, channels, bands, frames)
     segment:int|None=None, # number of the segment from 0; None: the whole clip
 ) -> torch.Tensor: # (batch, classes)

@@ -24,7 +24,7 @@ class RunRecord:
     "What a run's folder says of it, without pictures."
     name:str # of the recipe
     metrics:dict # the content of metrics.json
-    audit:dict # the content of audit.json; no need for 'problems', 'duplicates', 'groups_in_both_splits', 'left_out', 'counts'
+    audit:dict # the content of audit.json; 'problems', 'duplicates', 'groups_in_both_splits', … may be missing
     recipe:str # the resolved recipe as YAML
     environment:dict # the content of environment.json
 
@@ -38,7 +38,8 @@ def _score_tile(
     tile = {"name": SCORE_NAMES[name], "value": form(value), "at": round(100 * value, 2)}
     if not bounds: return tile | dict.fromkeys(("low", "width", "interval"))
     low, high = bounds
-    return tile | {"low": round(100 * low, 2), "width": round(100 * (high - low), 2), "interval": f"{form(low)} to {form(high)}"}
+    places = {"low": round(100 * low, 2), "width": round(100 * (high - low), 2)}
+    return tile | places | {"interval": f"{form(low)} to {form(high)}"}
 
 # %% ../../nbs/5_evaluation/70_report.ipynb #4d662d72
 def _score_tiles(

@@ -72,7 +72,8 @@ def _made_up_folds(
     labels:Sequence[str], # class names
 ) -> dict: # 'folds', their spread, and what is known of all validation clips pooled
     "Three folds of 70 made-up clips each."
-    cv, pooled = summarise_folds([made_up_judgement(70, seed, labels) for seed in (1, 2, 3)]), made_up_judgement(210, 4, labels)
+    cv = summarise_folds([made_up_judgement(70, seed, labels) for seed in (1, 2, 3)])
+    pooled = made_up_judgement(210, 4, labels)
     kept = ("n", "ci95", "ci95_clips", "ci95_wilson", "per_class", "confusion", "macro_auc", "macro_average_precision")
     return cv | {key: pooled[key] for key in kept}
 
