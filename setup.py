@@ -49,7 +49,7 @@ setup(
         "Topic :: Multimedia :: Sound/Audio :: Analysis",
     ],
     packages=find_packages(include=["nonspeech7k", "nonspeech7k.*"]),
-    package_data={settings["lib_name"]: ["resources/*.cpp", "resources/*.h"]},
+    package_data={settings["lib_name"]: ["resources/*.cpp", "resources/*.h", "resources/page/*"]},
     cmdclass={"build_py": BuildWithNotebooks},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),

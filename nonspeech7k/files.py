@@ -131,12 +131,12 @@ def digest(
 
 # %% ../nbs/0_ground/10_files.ipynb #9d79cf84
 def resource(
-    folder:str, # 'recipes' or 'pipeline'
+    folder:str, # 'recipes', 'pipeline' or a folder of resources: 'page'
     name:str, # a file name, 'demo.yaml'
 ) -> Path: # the file in the wheel or, in a checkout, in the repository; raises UserError where there is none
-    "A recipe or a pipeline notebook that travels with the package."
+    "A recipe, a pipeline notebook or a part of a page that travels with the package."
     package = Path(__file__).resolve().parent
     checkout = {"recipes": package.parent/"recipes", "pipeline": package.parent/"nbs"/"pipeline"}
-    for place in (package/"resources"/folder, checkout[folder]):
-        if (place/name).is_file(): return place/name
+    for place in (package/"resources"/folder, checkout.get(folder)):
+        if place and (place/name).is_file(): return place/name
     raise UserError(f"{folder}/{name}: not part of this installation; give the path of a file of your own")

@@ -58,6 +58,8 @@ def test_wheel_holds_every_module_recipe_and_pipeline_notebook(wheel):
     expected |= {f"nonspeech7k/resources/recipes/{p.name}" for p in (ROOT / "recipes").glob("*.yaml")}
     expected |= {f"nonspeech7k/resources/pipeline/{p.name}" for p in (ROOT / "nbs" / "pipeline").glob("*.ipynb")}
     expected |= {f"nonspeech7k/resources/{name}" for name in ("kernels.cpp", "spectra.cpp", "vectors.h")}
+    expected |= {f"nonspeech7k/resources/page/{name}"
+                 for name in ("audit.html.jinja", "macros.html.jinja", "report.html.jinja", "style.css")}
     assert names == expected
     assert "nonspeech7k/resources/recipes/demo.yaml" in names
     stages = ("1_eda", "2_features", "3_training", "4_evaluation")
@@ -75,7 +77,8 @@ def test_wheel_names_its_command_and_its_licence(wheel):
 
 def test_installed_package_is_the_wheel_and_finds_what_travels_with_it(installed, elsewhere):
     code = ("import nonspeech7k.cli; from nonspeech7k.files import resource; "
-            "print(nonspeech7k.cli.__file__, resource('recipes', 'demo.yaml'), resource('pipeline', '1_eda.ipynb'), sep='\\n')")
+            "print(nonspeech7k.cli.__file__, resource('recipes', 'demo.yaml'), resource('pipeline', '1_eda.ipynb'), "
+            "resource('page', 'style.css'), sep='\\n')")
     done = run(sys.executable, "-c", code, **elsewhere)
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines(): assert Path(line).is_relative_to(installed), f"{line} is not from the wheel"

@@ -5,198 +5,152 @@
 # %% auto #0
 __all__ = ['MOST_LISTED', 'plot_measure', 'plot_shift', 'audit_figures', 'audit_page']
 
-# %% ../../nbs/5_evaluation/75_auditpage.ipynb #47c5fd20
+# %% ../../nbs/5_evaluation/75_auditpage.ipynb #7b701960
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.corpora import each_label
-from .figures import (
-    _INK, _by_class, _clips, _plain, _tint, _title, class_colours, plot_counts, plot_durations, png)
-from .report import _ENVIRONMENT, _MACROS, _STYLE, _figure
+from .figures import plot_counts, plot_durations
+from .looks import (
+    BLUE, ORANGE, class_colours, count_clips, draw_spread, plain_axes, png, rows_by_class, title_figure)
+from .page import figure_part, render_page
 
-# %% ../../nbs/5_evaluation/75_auditpage.ipynb #cf784db0
+# %% ../../nbs/5_evaluation/75_auditpage.ipynb #d0c6d9cb
 def plot_measure(
     clips:pd.DataFrame, # label, and the column
     labels:list[str], # class names in the order of the corpus
     column:str, # of measurements: 'rms_db', 'bandwidth', …
     axis:str, # the name of the axis, with its unit
-    title:str,
+    title:str, # of the figure
     note:str="", # said in the title: 'synthetic'
-) -> Figure:
+) -> Figure: # a row for each class
     "A measurement of every clip, by class, with its percentiles."
-    figure, axes = _by_class(labels, row=0.36)
+    figure, axes = rows_by_class(labels, row=0.36)
     jitter = np.random.default_rng(0).uniform(-0.3, 0.3, len(clips))
     for row, (label, colour) in enumerate(class_colours(labels).items()):
         chosen = ((clips["label"] == label) & clips[column].notna()).to_numpy()
-        if not chosen.any(): continue
-        values = clips[column].to_numpy()[chosen]
-        axes.scatter(values, row + jitter[chosen], s=6, color=colour, alpha=0.45, linewidths=0)
-        low, left, median, right, high = np.percentile(values, [5, 25, 50, 75, 95])
-        axes.plot([low, high], [row, row], color=_INK, linewidth=1)
-        axes.barh(row, right - left, 0.4, left=left, facecolor=(*_tint(colour, 0.35), 0.85),
-                  edgecolor=_INK, linewidth=1)
-        axes.plot([median, median], [row - 0.2, row + 0.2], color=_INK, linewidth=2.2, solid_capstyle="butt")
+        if chosen.any(): draw_spread(axes, row, clips[column].to_numpy()[chosen], jitter[chosen], colour)
     axes.use_sticky_edges = False
     if clips[column].min() >= 0: axes.set_xlim(left=0)
     axes.set_xlabel(axis)
-    _title(figure, title, _clips(len(clips)), note)
+    title_figure(figure, title, count_clips(len(clips)), note)
     return figure
 
-# %% ../../nbs/5_evaluation/75_auditpage.ipynb #4df5d755
+# %% ../../nbs/5_evaluation/75_auditpage.ipynb #418a175b
+def _draw_share_below(
+    axes:Axes, # of one panel
+    values:pd.Series, # (clips,) in the unit of the horizontal axis
+    split:str, # 'train' or 'test'
+) -> None:
+    "The share of a split's clips below each value, as steps."
+    values, (colour, style) = values.dropna().sort_values(), {"train": (BLUE, "-"), "test": (ORANGE, "--")}[split]
+    axes.step(values, np.arange(1, len(values) + 1) / max(1, len(values)), where="post", color=colour,
+              linestyle=style, label=f"{split} ({count_clips(len(values))})")
+
+# %% ../../nbs/5_evaluation/75_auditpage.ipynb #2e00acd7
 _SHIFTS = {"duration": ("seconds", "duration (s)"), "level": ("rms_db", "RMS level (dB re full scale)"),
            "bandwidth": ("bandwidth", "bandwidth (Hz)")}
 
 def plot_shift(
     clips:pd.DataFrame, # split and measurements
     note:str="", # said in the title: 'synthetic'
-) -> Figure:
+) -> Figure: # three panels
     "Cumulative distributions of duration, level and bandwidth in train and in test."
     figure = Figure(figsize=(8, 3), layout="constrained")
     for axes, (column, axis) in zip(figure.subplots(1, 3, sharey=True), _SHIFTS.values()):
-        for split, colour, style in (("train", "#0173b2", "-"), ("test", "#de8f05", "--")):
-            values = clips.loc[clips["split"] == split, column].dropna().sort_values()
-            axes.step(values, np.arange(1, len(values) + 1) / max(1, len(values)), where="post", color=colour,
-                      linestyle=style, label=f"{split} ({_clips(len(values))})")
-        _plain(axes, grid="both").set_xlabel(axis)
+        for split in ("train", "test"): _draw_share_below(axes, clips.loc[clips["split"] == split, column], split)
+        plain_axes(axes, grid="both").set_xlabel(axis)
     figure.axes[0].set_ylabel("share of the clips below")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
                   frameon=False, fontsize=9)
-    _title(figure, "Train and test", note)
+    title_figure(figure, "Train and test", note)
     return figure
 
-# %% ../../nbs/5_evaluation/75_auditpage.ipynb #b45288a0
-def _ends(
-    audit:dict,
+# %% ../../nbs/5_evaluation/75_auditpage.ipynb #97a69253
+def _median_ends(
+    audit:dict, # of `nonspeech7k.data.audit.audit`
     key:str, # of a class's summary: 'median_bandwidth'
     form:str, # '{:,.0f} Hz'
-) -> str:
+) -> str: # 'medians from 900 Hz (sneeze) to 5,000 Hz (cough)'
     "The classes with the smallest and the largest median."
     known = {label: row[key] for label, row in audit["classes"]["all"].items() if row[key] is not None}
     low, high = min(known, key=known.get), max(known, key=known.get)
     return f"medians from {form.format(known[low])} ({low}) to {form.format(known[high])} ({high})"
 
+# %% ../../nbs/5_evaluation/75_auditpage.ipynb #2412406f
+def _audit_captions(
+    audit:dict, # of `nonspeech7k.data.audit.audit`
+) -> dict[str, tuple[str, str]]: # name of a figure → caption, alternative text
+    "What is written beneath each figure, and what is read out in its place."
+    counts = ", ".join(f"{label} {row['clips']:,}" for label, row in audit["classes"]["all"].items())
+    shifts = "; ".join(shift["sentence"] for shift in audit["shift"] or [] if shift["what"] in _SHIFTS)
+    return {
+        "counts": ("Clips of each class.", f"Bar chart of the clips of each class: {counts}."),
+        "durations": ("Duration of each clip.",
+                      f"Durations by class: {_median_ends(audit, 'median_seconds', '{:.2f} s')}."),
+        "levels": ("Level of each clip.", f"Levels by class: {_median_ends(audit, 'median_rms_db', '{:.1f} dB')}."),
+        "bandwidths": ("The highest frequency that carries energy. "
+                       "A class that stands apart can be told by its microphone.",
+                       f"Bandwidths by class: {_median_ends(audit, 'median_bandwidth', '{:,.0f} Hz')}."),
+        "shift": ("The farther the curves lie apart, the more the test differs from the training.",
+                  f"Cumulative distributions: {shifts}.")}
+
+# %% ../../nbs/5_evaluation/75_auditpage.ipynb #d5c0abfc
+def _draw_audit(
+    audit:dict, # of `nonspeech7k.data.audit.audit`
+    clips:pd.DataFrame, # of `nonspeech7k.data.audit.examine`
+) -> dict[str, Figure]: # name → figure; 'shift' only where train and test differ in something
+    "The figures of an audit."
+    labels, note = audit["labels"], "synthetic" if audit["synthetic"] else ""
+    each = each_label(clips, audit["labels_per_clip"]).reset_index(drop=True)
+    each = each.assign(duration=each["seconds"])
+    drawn = {"counts": plot_counts(each, labels, note), "durations": plot_durations(each, labels, note),
+             "levels": plot_measure(each, labels, "rms_db", "RMS level (dB re full scale)", "Level by class", note),
+             "bandwidths": plot_measure(each, labels, "bandwidth", "bandwidth (Hz)", "Bandwidth by class", note)}
+    return drawn | ({"shift": plot_shift(clips, note)} if audit["shift"] else {})
+
+# %% ../../nbs/5_evaluation/75_auditpage.ipynb #2ab4cd04
 def audit_figures(
     audit:dict, # of `nonspeech7k.data.audit.audit`
     clips:pd.DataFrame, # of `nonspeech7k.data.audit.examine`
 ) -> dict[str, tuple[bytes, str, str]]: # name → PNG, caption, alternative text; none where no clip can be read
     "The figures of the audit's page."
     if audit["seconds"]["median"] is None: return {}
-    labels, note, several = audit["labels"], "synthetic" if audit["synthetic"] else "", audit["labels_per_clip"]
-    each = each_label(clips, several).reset_index(drop=True).assign(duration=lambda rows: rows["seconds"])
-    counts = ", ".join(f"{label} {row['clips']:,}" for label, row in audit["classes"]["all"].items())
-    measured = lambda *parts: plot_measure(each, labels, *parts, note)
-    drawn = {
-        "counts": (plot_counts(each, labels, note), "Clips of each class.",
-                   f"Bar chart of the clips of each class: {counts}."),
-        "durations": (plot_durations(each, labels, note), "Duration of each clip.",
-                      f"Durations by class: {_ends(audit, 'median_seconds', '{:.2f} s')}."),
-        "levels": (measured("rms_db", "RMS level (dB re full scale)", "Level by class"), "Level of each clip.",
-                   f"Levels by class: {_ends(audit, 'median_rms_db', '{:.1f} dB')}."),
-        "bandwidths": (measured("bandwidth", "bandwidth (Hz)", "Bandwidth by class"),
-                       "The highest frequency that carries energy. "
-                       "A class that stands apart can be told by its microphone.",
-                       f"Bandwidths by class: {_ends(audit, 'median_bandwidth', '{:,.0f} Hz')}.")}
-    if audit["shift"]:
-        said = "; ".join(shift["sentence"] for shift in audit["shift"] if shift["what"] in _SHIFTS)
-        drawn["shift"] = (plot_shift(clips, note),
-                          "The farther the curves lie apart, the more the test differs from the training.",
-                          f"Cumulative distributions: {said}.")
-    return {name: (png(figure), caption, text) for name, (figure, caption, text) in drawn.items()}
+    captions = _audit_captions(audit)
+    return {name: (png(figure), *captions[name]) for name, figure in _draw_audit(audit, clips).items()}
 
-# %% ../../nbs/5_evaluation/75_auditpage.ipynb #0ec8d4be
-_ANSWER = """
-<header>
-<p class="kicker">Audit of a corpus by nonspeech7k</p>
-<h1>{{ name }}: <span class="whole">{{ count(audit.clips, "clip") }}</span>{{ mark() }}</h1>
-<p class="lead">Fit to train on? {{ audit.fit.sentence[:1] | upper }}{{ audit.fit.sentence[1:] }}.</p>
-<p>{{ count(audit.clips, "clip") }} of {{ count(audit.labels | length, "class") }}
-{%- if audit.grouped %} from {{ count(audit.groups, "group") }} (recordings or speakers){% endif %},
-{{ "%.1f" % (audit.seconds.total / 60) }} minutes, read in the layout <em>{{ audit.layout }}</em>.</p>
-<p>Licence: {{ audit.licence.sentence }}.</p>
-</header>
-"""
-
-# %% ../../nbs/5_evaluation/75_auditpage.ipynb #71bb19c0
-_FINDINGS = """
-<section><h2>Findings</h2>
-{% if audit.warnings %}<ul>{% for sentence in audit.warnings %}<li>{{ sentence }}</li>{% endfor %}</ul>
-{%- else %}<p>None.</p>{% endif %}
-{% for title, (sentences, total) in lists.items() if sentences %}
-<details{% if loop.length == 1 %} open{% endif %}><summary>{{ title }} ({{ "{:,}".format(total) }})</summary>
-<ul class="files">{% for sentence in sentences[:most] %}<li>{{ sentence }}</li>{% endfor %}
-{%- if total > most %}<li>… and {{ "{:,}".format(total - most) }} more</li>{% endif %}</ul></details>{% endfor %}
-<p class="soft">Looked for: rows and files that cannot be used; identical files and near duplicates,
-within and across splits, folds and labels; groups on more than one side; classes that are rare or not judged;
-clips that are silent, clipped, off centre, narrow or long; differences between train and test.
-A sound under another one, or an excerpt that begins elsewhere, is not found.</p>
-</section>
-"""
-
-# %% ../../nbs/5_evaluation/75_auditpage.ipynb #32c8ad0d
-_TABLES = """
-{% macro number(value, form) %}{% if value is not none %}{{ form.format(value) }}{% endif %}{% endmacro %}
-<section><h2>Classes{{ mark() }}</h2>
-{% for split, classes in audit.classes.items() | reverse %}
-{% call table("Classes: " ~ split) -%}
-<caption>{{ "All clips" if split == "all" else "Clips in " ~ split }}; medians of duration, level, bandwidth</caption>
-<thead><tr><th class="text" scope="col">Class</th>
-{%- for head in ("Clips", "Groups", "s", "dB", "Hz", "Clipped", "Silent", "Off centre", "Narrow", "Unreadable") -%}
-<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
-<tbody>{% for label, row in classes.items() %}<tr><th scope="row">{{ label }}</th>
-<td>{{ "{:,}".format(row.clips) }}</td><td>{{ "{:,}".format(row.groups) }}</td>
-<td>{{ number(row.median_seconds, "{:.2f}") }}</td><td>{{ number(row.median_rms_db, "{:.1f}") }}</td>
-<td>{{ number(row.median_bandwidth, "{:,.0f}") }}</td>
-<td>{{ row.clipped }}</td><td>{{ row.silent }}</td><td>{{ row.off_centre }}</td><td>{{ row.narrow }}</td>
-<td>{{ row.unreadable }}</td></tr>{% endfor %}</tbody>{% endcall %}
-{% endfor %}
-</section>
-{% if audit.shift %}<section><h2>Train and test{{ mark() }}</h2>
-<ul>{% for shift in audit.shift %}<li>{{ shift.sentence }}</li>{% endfor %}</ul>
-<p class="soft">Read the sizes, from 0 (alike) to 1; clips of one recording are not independent,
-so the p-values are too small.</p></section>{% endif %}
-{% if figures %}<section><h2>Figures{{ mark() }}</h2>{{ pictures("audit") }}</section>{% endif %}
-"""
-
-# %% ../../nbs/5_evaluation/75_auditpage.ipynb #6c768627
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
-<title>{{ name }}: audit of {{ count(audit.clips, "clip") }}</title>
-<style>""" + _STYLE + "</style></head><body><main>\n" + (
-    _MACROS + _ANSWER + _FINDINGS + _TABLES + "</main></body></html>\n")
-
-# %% ../../nbs/5_evaluation/75_auditpage.ipynb #76e0fcdc
+# %% ../../nbs/5_evaluation/75_auditpage.ipynb #35a8ac15
 MOST_LISTED = 200 # lines of one list on the page; the JSON holds more
+_GROUP_LISTS = {"Groups in train and in test": "groups_in_both_splits", "Groups in more than one fold": "groups_in_folds"}
+_SET_LISTS = {"Identical files": "duplicates", "Identical files under different labels": "disagreeing_duplicates"}
+_NEAR_LISTS = {"Near duplicates in train and in test": "near_duplicates_across_splits",
+         "Near duplicates under different labels": "disagreeing_near_duplicates"}
+_FAULT_LISTS = {"Silent clips": "silent", "Clipped clips": "clipped", "Clips off centre": "off_centre",
+           "Narrow clips": "narrow", "Long clips": "long"}
 
-def _lists(
-    audit:dict,
+# %% ../../nbs/5_evaluation/75_auditpage.ipynb #b2408931
+def _finding_lists(
+    audit:dict, # of `nonspeech7k.data.audit.audit`
 ) -> dict[str, tuple[list[str], int]]: # title → lines, and how many findings they stand for
     "What was found, by name."
-    same = lambda key: [" = ".join(paths) for paths in audit[key]]
-    near = [f"{first} = {second}: {alike:.2f}" for first, second, alike in audit["near_pairs"]]
+    plain = lambda titles: {title: audit[key] for title, key in titles.items()}
+    alike = lambda titles: {title: [" = ".join(paths) for paths in audit[key]] for title, key in titles.items()}
+    near = [f"{first} = {second}: {similarity:.2f}" for first, second, similarity in audit["near_pairs"]]
     unreadable = [f"{clip['path']}: {clip['reason']}" for clip in audit["unreadable"]]
-    lists = {"Files that cannot be read": unreadable,
-             "Groups in train and in test": audit["groups_in_both_splits"],
-             "Groups in more than one fold": audit["groups_in_folds"],
-             "Identical files": same("duplicates"),
-             "Identical files under different labels": same("disagreeing_duplicates"),
-             "Near duplicates, with their similarity": near,
-             "Near duplicates in train and in test": same("near_duplicates_across_splits"),
-             "Near duplicates under different labels": same("disagreeing_near_duplicates"),
-             "Silent clips": audit["silent"], "Clipped clips": audit["clipped"],
-             "Clips off centre": audit["off_centre"], "Narrow clips": audit["narrow"], "Long clips": audit["long"]}
+    lists = {"Files that cannot be read": unreadable} | plain(_GROUP_LISTS) | alike(_SET_LISTS)
+    lists |= {"Near duplicates, with their similarity": near} | alike(_NEAR_LISTS) | plain(_FAULT_LISTS)
     return {"Problems": (audit["problems"], audit["problem_count"])} | {
         title: (lines, len(lines)) for title, lines in lists.items()}
 
+# %% ../../nbs/5_evaluation/75_auditpage.ipynb #55d6ee64
 def audit_page(
     name:str, # of the corpus, for the title
     audit:dict, # of `nonspeech7k.data.audit.audit`
     clips:pd.DataFrame, # of `nonspeech7k.data.audit.examine`
 ) -> str: # HTML, self-contained
     "An audit as one page: the answer, the findings, tables and figures."
-    figures = [_figure(key, *parts) | {"section": "audit"} for key, parts in audit_figures(audit, clips).items()]
-    return _ENVIRONMENT.from_string(_PAGE).render(
-        name=name, audit=audit, study={"synthetic": audit["synthetic"]}, lists=_lists(audit),
-        most=MOST_LISTED, figures=figures)
+    figures = [figure_part(key, *parts) | {"section": "audit"} for key, parts in audit_figures(audit, clips).items()]
+    return render_page("audit", name=name, audit=audit, study={"synthetic": audit["synthetic"]},
+                       lists=_finding_lists(audit), most=MOST_LISTED, figures=figures)
