@@ -26,7 +26,7 @@ from nonspeech7k.runs.folder import enter_run
 from nonspeech7k.files import read_json, write_json
 from nonspeech7k.inference.classifier import Classifier, describe, for_inference
 from nonspeech7k.models.kernels import kernels_status
-from nonspeech7k.models.registry import count_parameters, multiply_adds
+from nonspeech7k.models.summary import count_parameters, multiply_adds
 from nonspeech7k.recipe import read_recipe
 from nonspeech7k.training.crossval import fold_parts
 from nonspeech7k.training.fit import Plan, fit

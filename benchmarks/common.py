@@ -14,7 +14,7 @@ import soundfile
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from nonspeech7k.data.clips import open_bank
+from nonspeech7k.data.bank import open_bank
 from nonspeech7k.data.manifest import paths
 from nonspeech7k.data.splits import assign_folds, split_test
 from nonspeech7k.models.kernels import kernels_status

@@ -22,7 +22,7 @@ from benchmarks.common import (
     seconds_of_steps, split_corpus, study, write_noise,
 )
 from benchmarks.table import table
-from nonspeech7k.data.clips import open_bank
+from nonspeech7k.data.bank import open_bank
 from nonspeech7k.data.synthesis import write_demo
 from nonspeech7k.features.spectrograms import standardise
 from nonspeech7k.files import read_json, write_json

@@ -17,10 +17,11 @@ import pandas as pd
 import torch
 
 from benchmarks.common import RESULTS, ROOT, deeply_recipe, machine
-from nonspeech7k.data.clips import open_bank
+from nonspeech7k.data.bank import open_bank
 from nonspeech7k.data.manifest import paths
 from nonspeech7k.data.splits import assign_folds, hold_out
-from nonspeech7k.data.synthesis import LABELS, draw_speaker, synthesise
+from nonspeech7k.data.sounds import LABELS, synthesise
+from nonspeech7k.data.voices import draw_speaker
 from nonspeech7k.evaluation.metrics import macro_f1
 from nonspeech7k.files import write_json
 from nonspeech7k.runs.building import learner_of

@@ -18,7 +18,7 @@ import torch
 from sklearn.metrics import precision_recall_fscore_support
 
 from benchmarks.common import RESULTS, deeply_recipe, machine, split_corpus
-from nonspeech7k.data.clips import open_bank
+from nonspeech7k.data.bank import open_bank
 from nonspeech7k.data.splits import split_test
 from nonspeech7k.features.augment import FeatureAugmentation, WaveformAugmentation
 from nonspeech7k.features.spectrograms import clip_moments, standardise

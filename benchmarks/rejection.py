@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from benchmarks.common import RESULTS, deeply_recipe, machine, real_recordings
-from nonspeech7k.data.clips import open_bank
+from nonspeech7k.data.bank import open_bank
 from nonspeech7k.data.layouts import read_corpus
 from nonspeech7k.data.manifest import paths
 from nonspeech7k.data.splits import assign_folds, split_test

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from benchmarks import plain_loop
 from benchmarks.common import TINY, learner_of, moments_of, optimisation_of
-from nonspeech7k.data.clips import open_bank
-from nonspeech7k.features.augment import Draws
+from nonspeech7k.data.bank import open_bank
+from nonspeech7k.features.draws import Draws
 from nonspeech7k.features.spectrograms import standardise
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for
 from nonspeech7k.training.devices import Resident, resident

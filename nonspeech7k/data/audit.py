@@ -13,12 +13,13 @@ from textwrap import wrap
 
 import pandas as pd
 
-from .corpora import Corpus, paths
+from .manifest import Corpus, paths
 from .findings import class_counts, facts_per_class, same_sounds, shifts, sound_facts
 # most of these are here for those who import them from the audit
+from .decoding import MARGIN
+from .manifest import MOST
 from nonspeech7k.data.measurements import (
-    BANDS, CLIPPED, DEPTH, FRAME, MARGIN, MOST, MOST_SAMPLES, OFFSET, SILENT, bandwidth, examine, measure_files,
-    silent_share,
+    BANDS, bandwidth, CLIPPED, DEPTH, examine, FRAME, measure_files, MOST_SAMPLES, OFFSET, SILENT, silent_share,
 )
 
 # %% ../../nbs/1_data/90_audit.ipynb #f53bb3ee

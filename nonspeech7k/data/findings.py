@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .corpora import each_label
+from .manifest import each_label
 from .fingerprints import ALIKE, CHANCE, from_text, near_duplicates, sets_of
 from .kept import keep_array, kept_array
-from .measurements import CLIPPED, MEASUREMENTS, MOST, OFFSET, SILENT
+from .manifest import MOST
+from .measurements import CLIPPED, MEASUREMENTS, OFFSET, SILENT
 
 # %% ../../nbs/1_data/87_findings.ipynb #9ab2f613
 def class_counts(

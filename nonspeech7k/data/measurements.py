@@ -15,7 +15,7 @@ import pandas as pd
 import soundfile
 from scipy.fft import rfft
 
-from .corpora import Corpus, paths
+from .manifest import Corpus, paths
 from .decoding import BadClip, file_digest, open_and_read, read_samples
 from .fingerprints import LONGEST, fingerprint, hann, to_text
 from .kept import index_of, read_index, remembered, write_index

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from .corpora import each_label
+from .manifest import each_label
 from ..files import UserError, listed
 
 # %% ../../nbs/1_data/60_splits.ipynb #40490d44

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data.corpora import each_label
+from ..data.manifest import each_label
 from .figures import plot_counts, plot_durations
 from .looks import (
     BLUE, ORANGE, class_colours, count_clips, draw_spread, plain_axes, png, rows_by_class, title_figure)

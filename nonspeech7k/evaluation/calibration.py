@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 
-from .figures import COLOURBLIND, _INK, _clips, _plain, _title
+from .looks import INK, count_clips, plain_axes, title_figure
+from .looks import COLOURBLIND
 from .metrics import labels_per_clip_of
 from .uncertainty import wilson_interval
 
@@ -223,7 +224,7 @@ def _reliability_axes(
 ):
     "Points with Wilson's intervals, and the diagonal."
     bounds = np.array([wilson_interval(round(row.accuracy * row.clips), row.clips) for row in table.itertuples()])
-    axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle="--")
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--")
     axes.vlines(table["confidence"], *bounds.T, color=_BAR_COLOUR, linewidth=1.2)
     axes.scatter(table["confidence"], table["accuracy"], s=22, color=_BAR_COLOUR, zorder=3, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1))
@@ -238,15 +239,15 @@ def plot_reliability(
     figure = Figure(figsize=(3.6 * len(panels) + 0.4, 4.4), layout="constrained")
     grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1])
     for (title, table), (upper, lower) in zip(panels.items(), grid.T):
-        _reliability_axes(_plain(upper, "both"), table)
-        upper.set_title(title, fontsize=10, loc="left", color=_INK)
-        _plain(lower).bar(table["low"], table["clips"], table["high"] - table["low"], align="edge", color=_BAR_COLOUR,
+        _reliability_axes(plain_axes(upper, "both"), table)
+        upper.set_title(title, fontsize=10, loc="left", color=INK)
+        plain_axes(lower).bar(table["low"], table["clips"], table["high"] - table["low"], align="edge", color=_BAR_COLOUR,
                           edgecolor="white", linewidth=0.5)
         lower.set_xlabel("confidence", fontsize=9)
     grid[0, 0].set_ylabel(f"share of right {'labels' if counted == 'clip' else counted + 's'}", fontsize=9)
     grid[1, 0].set_ylabel(f"{counted}s", fontsize=9)
     number = int(next(iter(panels.values()))["clips"].sum())
-    _title(figure, "Reliability", _clips(number).replace("clip", counted), note)
+    title_figure(figure, "Reliability", count_clips(number).replace("clip", counted), note)
     return figure
 
 # %% ../../nbs/5_evaluation/50_calibration.ipynb #83a1bd07
@@ -269,18 +270,18 @@ def plot_risk_coverage(
 ) -> Figure:
     "The share of wrong labels over the share of clips that are labelled at all, with the best possible curve."
     figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes, sizes = _plain(figure.subplots(), "both"), [len(curve) for curve in curves.values()]
+    axes, sizes = plain_axes(figure.subplots(), "both"), [len(curve) for curve in curves.values()]
     for number, (name, curve) in enumerate(curves.items()):
-        of = "" if len(set(sizes)) == 1 else f", {_clips(len(curve))}"
+        of = "" if len(set(sizes)) == 1 else f", {count_clips(len(curve))}"
         colour = COLOURBLIND[number % 4]
         _risk_curve(axes, curve, f"{name}{of}, area {risk_area(curve):.3f}", colour)
     axes.set(xlim=(0, 1), ylim=(0, None))
     axes.set_xlabel("coverage: share of clips that are labelled", fontsize=9)
     axes.set_ylabel("risk: share of wrong labels", fontsize=9)
-    best = Line2D([], [], color=_INK, linewidth=1, linestyle=":", label="best possible")
+    best = Line2D([], [], color=INK, linewidth=1, linestyle=":", label="best possible")
     figure.legend(handles=[*axes.get_legend_handles_labels()[0], best], frameon=False, fontsize=9,
                   loc="outside lower center")
-    _title(figure, "Risk and coverage", _clips(sizes[0]) if len(set(sizes)) == 1 else "", note)
+    title_figure(figure, "Risk and coverage", count_clips(sizes[0]) if len(set(sizes)) == 1 else "", note)
     return figure
 
 # %% ../../nbs/5_evaluation/50_calibration.ipynb #e2ae6318

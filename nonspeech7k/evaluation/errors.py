@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tqdm import TqdmWarning
 
-from .figures import class_colours, png
+from .looks import class_colours, png
 from ..files import optional
 
 # %% ../../nbs/5_evaluation/65_errors.ipynb #0d6abfd5

@@ -22,9 +22,6 @@ from nonspeech7k.evaluation.looks import (
     tint, title_figure)
 from .pictures import plot_grid_spectrograms, plot_spectrogram
 
-# %% ../../nbs/5_evaluation/40_figures.ipynb #0591258b
-_INK, _clips, _plain, _title = INK, count_clips, plain_axes, title_figure # their names before there was `looks`
-
 # %% ../../nbs/5_evaluation/40_figures.ipynb #02f79c25
 def _check_labels(
     manifest:pd.DataFrame, # with label

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp, softmax
 
-from .figures import _INK, _clips, _plain, _title
+from .looks import INK, count_clips, plain_axes, title_figure
 from .uncertainty import clip_weights, ratio_or_nan, weighted_auc, weights_by_score
 
 # %% ../../nbs/5_evaluation/55_rejection.ipynb #bf44e29b
@@ -111,8 +111,8 @@ def _draw_shares(
     edges = np.linspace(scores.min(), scores.max() + 1e-9, 25)
     for kind, name, colour in ((known, "known", "#0173b2"), (~known, "foreign", "#de8f05")):
         axes.hist(scores[kind], edges, weights=np.full(kind.sum(), 1 / kind.sum()), color=colour, alpha=0.6,
-                  label=f"{name}, {_clips(int(kind.sum()))}")
-    if threshold is not None: axes.axvline(threshold, color=_INK, linestyle="--", linewidth=1.2, label="threshold")
+                  label=f"{name}, {count_clips(int(kind.sum()))}")
+    if threshold is not None: axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.2, label="threshold")
 
 # %% ../../nbs/5_evaluation/55_rejection.ipynb #8202d8d9
 def plot_rejection(
@@ -124,9 +124,9 @@ def plot_rejection(
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, (known, scores, threshold)) in zip(grid, panels.items()):
         _draw_shares(axes, np.asarray(known, dtype=bool), np.asarray(scores), threshold)
-        _plain(axes).set_title(title, fontsize=10, loc="left", color=_INK)
+        plain_axes(axes).set_title(title, fontsize=10, loc="left", color=INK)
         axes.set_xlabel("score", fontsize=9)
         axes.legend(frameon=False, fontsize=8)
     figure.axes[0].set_ylabel("share of the clips", fontsize=9)
-    _title(figure, "Known and foreign sounds", note)
+    title_figure(figure, "Known and foreign sounds", note)
     return figure

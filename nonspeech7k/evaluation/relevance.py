@@ -18,7 +18,8 @@ from torch import nn
 
 from ..files import UserError, optional
 from ..models.kernels import AcceleratedNetwork
-from ..models.residual import Dropout, ResidualBlock, ResidualNetwork
+from ..models.layers import Dropout
+from ..models.residual import ResidualBlock, ResidualNetwork
 
 # %% ../../nbs/5_evaluation/78_relevance.ipynb #2575c46a
 def plain_copy(

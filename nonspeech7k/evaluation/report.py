@@ -15,7 +15,7 @@ from .page import figure_part, render_page
 from .scores import (
     SCORE_NAMES, calibration_table, duration_text, headline, interval_rows, results_table, score_form, seeds_table)
 from nonspeech7k.evaluation.words import (
-    alternative_texts, calibration_captions, calibration_sentences, caveats, confusions, group_word, opening, protocol,
+    alternative_texts, calibration_captions, calibration_sentences, caveats, confusions, groups_called, opening, protocol,
     seeds_sentence, why_groups)
 
 # %% ../../nbs/5_evaluation/70_report.ipynb #81efe4e5
@@ -141,7 +141,7 @@ def render_report(
     return render_page(
         "report", name=record.name, study=metrics["study"], cv=metrics["cv"], score=headline(metrics),
         audit={"problems": [], "duplicates": [], "left_out": [], "counts": {}} | record.audit, recipe=record.recipe,
-        judged_on="test split" if metrics["test"] else "validation clips of all folds", group_word=group_word(metrics),
+        judged_on="test split" if metrics["test"] else "validation clips of all folds", group_word=groups_called(metrics),
         figures=[figure_part(key, *parts) for key, parts in figures.items()],
         mistakes=[] if mistakes is None else mistakes.to_dict("records"), errors=_error_parts(errors or {}, sounds),
         **_sentences_and_tables(record))

@@ -14,7 +14,8 @@ from functools import lru_cache
 import numpy as np
 
 from .calibration import before_and_after, calibrate_folds, temper
-from .comparison import all_intervals, spread_over_seeds
+from .comparison import spread_over_seeds
+from .uncertainty import all_intervals
 from .metrics import judge, summarise_folds
 
 # %% ../../nbs/5_evaluation/66_specimen.ipynb #7e71bfc9

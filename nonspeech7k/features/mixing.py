@@ -13,8 +13,8 @@ import numpy as np
 import soxr
 import torch
 
-from ..data.clips import MARGIN, BadClip, read_sound
-from ..data.corpora import sound_files
+from ..data.decoding import BadClip, MARGIN, read_sound
+from ..data.finding import sound_files
 from .augment import hide
 from .draws import Draws
 from ..files import UserError

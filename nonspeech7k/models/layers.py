@@ -9,7 +9,7 @@ __all__ = ['Dropout', 'hand_out', 'convolution', 'dense_head', 'halved_bands', '
 import torch
 from torch import nn
 
-from ..features.augment import Draws
+from ..features.draws import Draws
 from ..files import UserError
 
 # %% ../../nbs/3_models/10_layers.ipynb #31c22a10

@@ -7,22 +7,21 @@ __all__ = ['open_clips', 'targets_of', 'moments_of', 'kept_moments', 'moments_ke
 
 # %% ../../nbs/7_runs/40_features.ipynb #ec373b57
 import json
-from contextlib import suppress
 from hashlib import blake2b
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ..data.clips import VERSION, _kept_array
-from ..data.corpora import each_label
-from ..evaluation.figures import plot_grid_spectrograms
+from ..data.bank import VERSION
+from ..data.kept import keep_array, kept_array
+from ..data.manifest import each_label
+from ..evaluation.pictures import plot_grid_spectrograms
 from ..evaluation.predictions import truth_of
-from ..features.augment import Draws
+from ..features.draws import Draws
 from ..features.spectrograms import clip_moments, standardise
-from ..files import UserError, listed, write_bytes, write_text
+from ..files import UserError, listed, write_text
 from ..native import available
 from ..progress import progress
 from ..recipe import seed_for
@@ -76,11 +75,10 @@ def kept_moments(
 ) -> torch.Tensor: # (clips, 2 × groups) float64
     "What each clip adds to the statistics: measured now, or as an earlier run left it."
     place = banks/f"{key}.moments.npy"
-    known = _kept_array(place, 2 * max(1, front_end.groups))
+    known = kept_array(place, 2 * max(1, front_end.groups))
     if known is not None and len(known) == len(clips): return torch.from_numpy(known)
     moments = moments_of(front_end, clips)
-    np.save(content := BytesIO(), moments.numpy())
-    with suppress(UserError): write_bytes(place, content.getvalue()) # a folder of banks may be read-only
+    keep_array(place, moments.numpy())
     return moments
 
 # %% ../../nbs/7_runs/40_features.ipynb #bd942bad

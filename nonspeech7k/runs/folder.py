@@ -18,7 +18,7 @@ from time import perf_counter
 import pandas as pd
 import torch
 
-from ..evaluation.figures import png
+from ..evaluation.looks import png
 from ..files import UserError, cannot_write, read_json, write_bytes, write_json, write_text
 from ..recipe import Recipe, differences, read_recipe, recipe_yaml
 from ..training.devices import choose_device, environment, launched_first

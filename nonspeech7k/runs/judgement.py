@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 
 from ..evaluation.calibration import before_and_after, calibrate_folds, temper
-from ..evaluation.comparison import all_intervals
+from ..evaluation.uncertainty import all_intervals
 from ..evaluation.metrics import judge, judge_several, summarise_folds
 from ..evaluation.predictions import predictions_table, truth_of
 from ..evaluation.rejection import familiarity, rejection_setting
 from ..inference.classifier import Classifier, for_inference
-from ..models.registry import count_parameters
+from ..models.summary import count_parameters
 from ..progress import progress
 from ..recipe import Recipe, RejectPart
 from ..training.crossval import FoldPart, fold_parts

@@ -17,7 +17,7 @@ from nonspeech7k.evaluation.errors import (
     card, clip_picture, clip_sound, described, least_certain, map_of, neighbours_alike, plot_map, properties, scores_by,
     sound_level, surest_mistakes, suspected_labels,
 )
-from ..evaluation.figures import png
+from ..evaluation.looks import png
 from ..evaluation.predictions import truth_of
 from ..files import UserError
 from ..inference.classifier import Classifier, for_inference

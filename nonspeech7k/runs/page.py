@@ -12,7 +12,8 @@ import pandas as pd
 
 from ..evaluation.calibration import calibration_figures
 from ..evaluation.figures import plot_confusion, plot_cv, plot_per_class
-from ..evaluation.report import alternative_texts, calibration_captions, render_report
+from ..evaluation.report import RunRecord, render_report
+from ..evaluation.words import alternative_texts, calibration_captions
 from ..files import read_json
 from ..recipe import recipe_yaml
 from .folder import Run, titled
@@ -78,5 +79,6 @@ def report_of(
     "The page that shows a run."
     about, recipe, audit = read_json(run.folder/"environment.json"), run.recipe, run.audit
     pictures = _pictures_of(run.folder/"plots", captions_of(metrics), alternative_texts(metrics, audit), run.note)
-    return render_report(recipe.name, metrics, audit, recipe_yaml(recipe), about, pictures | drawn,
-                         surest_wrong_answers(predictions, run.labels), errors, recipe.report.sounds == "embed")
+    record = RunRecord(recipe.name, metrics, audit, recipe_yaml(recipe), about)
+    return render_report(record, pictures | drawn, surest_wrong_answers(predictions, run.labels), errors,
+                         recipe.report.sounds == "embed")

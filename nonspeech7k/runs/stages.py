@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..data.manifest import group_word
 from ..evaluation.calibration import before_and_after
 from ..evaluation.comparison import spread_over_seeds
 from ..evaluation.predictions import write_predictions
@@ -76,8 +77,7 @@ def _map(run:Run, heard:Heard, part:pd.DataFrame, classifiers:dict[str, Classifi
     fit = fold_parts(run.manifest)[-1 if (part["split"] == "test").all() else 0]
     if fit.number: part = part[part["fold"] == fit.number]
     of = f"the {fit.name} model" if fit.number else "the final model"
-    word = "recording" if run.audit["layout"] in ("nonspeech7k", "esc50") else "group"
-    return map_figure(heard, part, classifiers[fit.name], of, run.note, word)
+    return map_figure(heard, part, classifiers[fit.name], of, run.note, group_word(run.audit["layout"]))
 
 # %% ../../nbs/7_runs/75_stages.ipynb #69c3ccda
 def _draw(run:Run, judgement:Judgement, metrics:dict, classifiers:dict[str, Classifier], clips:Resident):
