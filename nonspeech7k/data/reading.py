@@ -44,9 +44,9 @@ def read_as_kept(
     waveform, duration = read_clip(path, rate, seconds)
     return restore(*quantise(waveform)), duration
 
-# %% ../../nbs/1_data/78_reading.ipynb #01ba955b
+# %% ../../nbs/1_data/78_reading.ipynb #327b50e6
 def read_batches(
-    files:list[Path],
+    files:list[Path], # as from `find_sounds`
     rate:int, # Hz
     seconds:float, # of a clip
     batch_size:int=32, # files at a time

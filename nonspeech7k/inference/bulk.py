@@ -42,11 +42,11 @@ def _tags_columns(names:list[str], answers:list[dict], labels:tuple[str, ...]) -
     return {"path": names, "label": spelled} | columns | {
         label: [answer["probabilities"][label] for answer in answers] for label in labels}
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #25921191
+# %% ../../nbs/6_inference/20_bulk.ipynb #c7a91125
 _BAD_CLIPS = pa.schema([("path", pa.string()), ("reason", pa.string())])
 
 def write_part(
-    job:Job,
+    job:Job, # that the part is of
     number:int, # of the part, from 0
     good:list[tuple[str, dict]], # path and answer of each clip that was labelled
     bad:list[tuple[str, BadClip]], # path and error of each that could not be read
@@ -72,9 +72,9 @@ def _clips_of_part(job:Job, number:int) -> list[str]:
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path}: gone or damaged, and with it the list of clips; choose another --out") from error
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #fa80909b
+# %% ../../nbs/6_inference/20_bulk.ipynb #bc9c6871
 def tag_part(
-    job:Job,
+    job:Job, # that the part is of
     classifier:Classifier, # the job's, on its device
     number:int, # of the part, from 0
     on_clip:Callable[[], None]=lambda: None, # called after each clip
@@ -190,11 +190,11 @@ def _mark_attempt(job:Job, number:int):
                             f"of its clips brings down `nonspeech7k predict`, or give the workers more memory")
         marks.write(b".")
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #b025123d
+# %% ../../nbs/6_inference/20_bulk.ipynb #cec8975c
 class Tagger:
     "A worker on a cluster: called with numbers of parts, labels them."
     def __init__(self,
-        job:Job,
+        job:Job, # whose parts are labelled
         device:str, # 'auto', 'cpu' or 'cuda'
         threads:int, # of the network, and for decoding
     ):

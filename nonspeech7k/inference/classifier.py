@@ -62,9 +62,9 @@ class Configured(nn.Module):
     @property
     def device(self) -> torch.device: return next(self.parameters()).device
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #d82007e3
+# %% ../../nbs/6_inference/10_classifier.ipynb #9fccadca
 def has_segments(
-    network:nn.Module,
+    network:nn.Module, # of any kind
 ) -> bool:
     "Whether a network answers for each segment of a clip, too."
     return hasattr(network, "pooling") and hasattr(network, "segment_logits")
@@ -225,13 +225,13 @@ def _member_differences(one:dict, other:dict) -> Iterator[tuple[str, str, str]]:
 def _has_no_one(what:str) -> UserError:
     return UserError(f"the model is an ensemble and has no one {what}; take the file of one of its members")
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #bcc74115
+# %% ../../nbs/6_inference/10_classifier.ipynb #fe26abe3
 PIECE = 2**17 # numbers of features that a CPU judges at a time: four clips at the reference settings
 
 class Prepared(nn.Module):
     "A network as it answers fastest: features → logits. Not for training or saving."
     def __init__(self,
-        network:nn.Module,
+        network:nn.Module, # trained; stays as it is
         dtype:torch.dtype=torch.float32, # of its arithmetic
         own_kernels:bool=True, # take them where they suit the network and the machine
     ):
@@ -277,9 +277,9 @@ def for_inference(
     dtype = dtype or precision("auto", classifier.device, network if own_kernels else None)
     return Classifier(classifier.front_end, Prepared(network, dtype, own_kernels), classifier.configuration)
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #b0bfcdf7
+# %% ../../nbs/6_inference/10_classifier.ipynb #7f8862a2
 def save_classifier(
-    classifier:Classifier,
+    classifier:Classifier, # or an ensemble
     path:str|Path, # a .safetensors file
 ) -> Path:
     "Write a classifier as one safetensors file; raises ValueError for one from `for_inference`."
@@ -315,9 +315,9 @@ def load_classifier(
         raise UserError(f"{path}: not a classifier of nonspeech7k, or damaged; "
                         f"train one with `nonspeech7k run`") from error
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #ffd8937a
+# %% ../../nbs/6_inference/10_classifier.ipynb #b6b3d5b0
 def unfamiliar(
-    classifier:Classifier,
+    classifier:Classifier, # for one label a clip, where it rejects
     logits:torch.Tensor, # (batch, classes) as the classifier gives them
 ) -> np.ndarray: # (batch,) bool
     "Which clips are taken for none of the classes; none where the calibration has no `rejection`."
@@ -354,10 +354,10 @@ def _judge_clips(classifier:Classifier, clips:list[tuple[np.ndarray, float]]) ->
                                                 "judged_seconds": round(min(duration, limit), 3)}
             for row, foreign, (_, duration) in rows]
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #666b1fe0
+# %% ../../nbs/6_inference/10_classifier.ipynb #f4da9125
 def predict(
-    classifier:Classifier,
-    files:list[Path],
+    classifier:Classifier, # or an ensemble
+    files:list[Path], # as from `find_sounds`
     batch_size:int=32, # files judged at a time; twice as many are held in memory
     workers:int|None=None, # decoding threads; None: as many as Python chooses
     dtype:torch.dtype|None=torch.float32, # of the network's arithmetic, as in `for_inference`
@@ -378,9 +378,9 @@ def _waveform_batches(classifier:Classifier, files:list[Path], batch_size:int, w
             if isinstance(clip, BadClip): raise clip
         yield _stacked(classifier, read)
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #7b7a000e
+# %% ../../nbs/6_inference/10_classifier.ipynb #86bbb9a1
 def embed_files(
-    classifier:Classifier,
+    classifier:Classifier, # or an ensemble
     files:list[Path], # one or more
     batch_size:int=32, # files at a time; twice as many are held in memory
     workers:int|None=None, # decoding threads; None: as many as Python chooses
@@ -391,9 +391,9 @@ def embed_files(
     return np.concatenate([classifier.embed_waveforms(waveforms)
                            for waveforms in _waveform_batches(classifier, files, batch_size, workers)])
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #580739a8
+# %% ../../nbs/6_inference/10_classifier.ipynb #677c6e49
 def read_waveforms(
-    classifier:Classifier,
+    classifier:Classifier, # or an ensemble
     files:list[Path], # one or more
     workers:int|None=None, # decoding threads; None: as many as Python chooses
 ) -> torch.Tensor: # (files, samples) float32, where the classifier is

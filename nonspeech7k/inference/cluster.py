@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['ray_session', 'ray_data']
 
-# %% ../../nbs/6_inference/17_cluster.ipynb #a323b337
+# %% ../../nbs/6_inference/17_cluster.ipynb #feec4864
 import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 from ..files import UserError, optional
 
@@ -26,20 +27,20 @@ def _no_cluster(address:str) -> UserError:
     return UserError(f"--ray {address}: no Ray cluster answers there; start one with `ray start --head`, "
                      f"or use --ray local")
 
-# %% ../../nbs/6_inference/17_cluster.ipynb #de5440f8
-def _connect_ray(ray, address:str, cpus:int|None):
+# %% ../../nbs/6_inference/17_cluster.ipynb #9d1339b9
+def _connect_ray(ray:ModuleType, address:str, cpus:int|None):
     "Start or join a Ray cluster, without its chatter."
     settings = {"log_to_driver": False, "logging_level": "error"}
     if address == "local": settings |= {"include_dashboard": False, "num_cpus": cpus}
     try: ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, ValueError) as error: raise _no_cluster(address) from error
 
-# %% ../../nbs/6_inference/17_cluster.ipynb #76598622
+# %% ../../nbs/6_inference/17_cluster.ipynb #3e6b5d01
 @contextmanager
 def ray_session(
     address:str, # 'local', 'auto', or 'host:port' of a cluster
     cpus:int|None=None, # of a Ray that is started here; None: all cores
-) -> Iterator: # the module `ray`
+) -> Iterator[ModuleType]: # `ray`
     "Ray, connected; where the process was connected before, that stays as it is."
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address not in ("local", "auto"): _refuse_silent_address(address)
@@ -50,10 +51,10 @@ def ray_session(
     finally:
         if mine: ray.shutdown()
 
-# %% ../../nbs/6_inference/17_cluster.ipynb #6f6a5d13
+# %% ../../nbs/6_inference/17_cluster.ipynb #be281939
 def ray_data(
-    ray, # the module, from `ray_session`
-):
+    ray:ModuleType, # from `ray_session`
+) -> ModuleType:
     "The module `ray.data`, without bars and messages of its own; each result is handed out when it is there."
     from ray import data # not loaded with ray itself
     context = data.DataContext.get_current()

@@ -164,8 +164,8 @@ def _check_settings(settings:EventSettings, step:float, clip:float):
     for name, value in (("minimum", settings.minimum), ("merge", settings.merge)):
         if not 0 <= value <= BLOCK / 2: raise UserError(f"{name} {value:g}: must be between 0 and {BLOCK / 2:g} s")
 
-# %% ../../nbs/6_inference/50_events.ipynb #fe33ce11
-def _moving_bar(blocks:Iterable[np.ndarray], rate:int, bar) -> Iterator[np.ndarray]:
+# %% ../../nbs/6_inference/50_events.ipynb #107a18ff
+def _moving_bar(blocks:Iterable[np.ndarray], rate:int, bar:object) -> Iterator[np.ndarray]:
     "The same blocks, while the bar moves on."
     samples = 0
     for block in blocks:
@@ -173,12 +173,12 @@ def _moving_bar(blocks:Iterable[np.ndarray], rate:int, bar) -> Iterator[np.ndarr
         samples += len(block)
         yield block
 
-# %% ../../nbs/6_inference/50_events.ipynb #16c04d40
+# %% ../../nbs/6_inference/50_events.ipynb #dda9e147
 def events(
     classifier:Classifier, # any, also one from `for_inference`
     source:str|Path|np.ndarray, # a sound file of any length, or a waveform (samples,) at the classifier's rate
     settings:EventSettings=EventSettings(), # what counts as an event
-    bar=None, # from `progress`; moved on by each whole second that was read
+    bar:object=None, # from `progress`; moved on by each whole second that was read
     **changes, # of single settings, by their names
 ) -> Iterator[Event]: # in order of their regions
     """What happens in a recording, and when, in bounded memory;

@@ -67,10 +67,10 @@ def _segment_shares(classifier:Classifier, batch:torch.Tensor, segment:int) -> n
         raise UserError(f"segment {segment}: the clip has segments 0 to {found.shape[1] - 1}")
     return found[:, segment]
 
-# %% ../../nbs/6_inference/70_explain.ipynb #8950d6b4
+# %% ../../nbs/6_inference/70_explain.ipynb #a5671bb7
 def explain_classifier(
-    classifier:Classifier,
-    waveform, # (samples,) at the classifier's rate and of its length, such as `read_clip` gives
+    classifier:Classifier, # with one network; of any kind
+    waveform:np.ndarray|torch.Tensor, # (samples,) at the classifier's rate and of its length, such as `read_clip` gives
     label:str|None=None, # the class to be explained; None: the most probable
     method:str="lrp", # 'lrp', 'ig', 'gradcam', or 'all' that the network allows
     segment:int|None=None, # explain this segment's answer, from 0; None: the clip's
@@ -100,9 +100,9 @@ def draw_explanation(
     wanted = ("picture", "attributions", "label", "probability", "seconds", "frequencies", "unit")
     return plot_explanation(**{key: explanation[key] for key in wanted}, note=" · ".join(filter(None, notes)))
 
-# %% ../../nbs/6_inference/70_explain.ipynb #f5dd41d7
+# %% ../../nbs/6_inference/70_explain.ipynb #6f0b65c6
 def explain_file(
-    classifier:Classifier,
+    classifier:Classifier, # with one network; of any kind
     path:str|Path, # a sound file
     out:str|Path, # the picture to write, .png
     label:str|None=None, # the class to be explained; None: the most probable

@@ -103,9 +103,9 @@ def widened(
     setattr(wider, "out_features" if isinstance(layer, nn.Linear) else "out_channels", len(wider.weight))
     return wider
 
-# %% ../../nbs/6_inference/40_newclasses.ipynb #2fd68653
+# %% ../../nbs/6_inference/40_newclasses.ipynb #44277842
 def tuned_layer(
-    network:nn.Module,
+    network:nn.Module, # of the old classes
     inputs:torch.Tensor, # from `last_inputs`, of old and new clips
     targets:torch.Tensor, # (clips,) class numbers, all of which occur; the last is new
     steps:int=200, # each on all clips

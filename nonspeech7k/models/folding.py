@@ -12,11 +12,11 @@ from itertools import pairwise
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-# %% ../../nbs/3_models/68_folding.ipynb #17cef1dd
+# %% ../../nbs/3_models/68_folding.ipynb #3eccae80
 PAIRS = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d)) # that can be folded
 
 def fold_batch_norms(
-    network:nn.Module,
+    network:nn.Module, # trained; of any kind
 ) -> nn.Module: # a copy for evaluation; the original stays as it is
     "The network with each batch normalisation that follows a convolution in an `nn.Sequential` folded into it."
     copy = deepcopy(network).eval()
