@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['SCORES', 'familiarity']
 
-# %% ../../nbs/5_evaluation/52_familiarity.ipynb #4d783c46
+# %% ../../nbs/5_evaluation/52_familiarity.ipynb #74c05783
 import numpy as np
-import scipy.special
 import torch
 
-# %% ../../nbs/5_evaluation/52_familiarity.ipynb #78cbcd27
+# %% ../../nbs/5_evaluation/52_familiarity.ipynb #0cb1e75d
 SCORES = ("energy", "max_probability")
 
 def familiarity(
@@ -20,5 +19,7 @@ def familiarity(
     "How familiar each clip is to a classifier with one label a clip; raises `ValueError` for no such score."
     if score not in SCORES: raise ValueError(f"score {score!r}; expected one of {', '.join(SCORES)}")
     if isinstance(logits, torch.Tensor): functions, largest = torch, torch.amax
-    else: functions, largest, logits = scipy.special, np.amax, np.asarray(logits, dtype=np.float64)
+    else:
+        from scipy import special as functions # slow to import, and not needed for tensors
+        largest, logits = np.amax, np.asarray(logits, dtype=np.float64)
     return functions.logsumexp(logits, 1) if score == "energy" else largest(functions.softmax(logits, 1), 1)
