@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['class_number', 'chosen_methods', 'explain_classifier', 'draw_explanation', 'explain_file']
 
-# %% ../../nbs/6_inference/70_explain.ipynb #6c753c6f
+# %% ../../nbs/6_inference/70_explain.ipynb #c47828aa
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from ..data.clips import quantise, read_clip, restore
+from ..data.reading import read_as_kept
 from ..evaluation.explain import METHODS, attribute, plot_explanation
 from ..evaluation.figures import png
 from ..files import UserError, write_bytes
 from .classifier import Classifier, Prepared
 
-# %% ../../nbs/6_inference/70_explain.ipynb #8f3a14f4
+# %% ../../nbs/6_inference/70_explain.ipynb #4cfa2a03
 def class_number(
     labels:list[str], # the classifier's
     label:str, # a class name
@@ -28,6 +28,7 @@ def class_number(
     if label not in labels: raise UserError(f"label: {label!r} is not known to the model; allowed: {', '.join(labels)}")
     return labels.index(label)
 
+# %% ../../nbs/6_inference/70_explain.ipynb #58bdd9f1
 def chosen_methods(
     method:str, # a key of METHODS, or 'all'
 ) -> list[str]: # keys of METHODS
@@ -36,40 +37,20 @@ def chosen_methods(
     if method not in METHODS: raise UserError(f"method: {method!r} is not known; allowed: {', '.join(METHODS)}, all")
     return [method]
 
-# %% ../../nbs/6_inference/70_explain.ipynb #93be8412
-def _network(classifier:Classifier) -> nn.Module:
+# %% ../../nbs/6_inference/70_explain.ipynb #5fb1e815
+def _plain_network(classifier:Classifier) -> nn.Module:
     "The network that a classifier's answers come from."
     return classifier.network.network if isinstance(classifier.network, Prepared) else classifier.network
 
-def _seconds(classifier:Classifier, frames:int) -> float:
+# %% ../../nbs/6_inference/70_explain.ipynb #a15fd476
+def _seconds_of_frames(classifier:Classifier, frames:int) -> float:
     "The time that so many frames of the classifier's features take."
     front_end, clip = classifier.front_end, classifier.configuration["clip"]
     if not hasattr(front_end, "hop_length"): return clip["seconds"] # the waveform itself
     return frames * front_end.hop_length / getattr(front_end, "rate", clip["rate"])
 
-# %% ../../nbs/6_inference/70_explain.ipynb #8d8dfd55
-def explain_classifier(
-    classifier:Classifier,
-    waveform, # (samples,) at the classifier's rate and of its length, such as `read_clip` gives
-    label:str|None=None, # the class to be explained; None: the most probable
-    method:str="lrp", # 'lrp', 'ig', 'gradcam', or 'all' that the network allows
-    segment:int|None=None, # explain this segment's answer, from 0; None: the clip's
-) -> dict: # label, probability, predicted, picture, attributions by method, seconds, frequencies, unit
-    "What in a sound spoke for a label; raises `UserError` for a label, method or segment that there is not."
-    batch = torch.as_tensor(np.asarray(waveform), dtype=torch.float32)[None].to(classifier.device)
-    front_end, network, methods = classifier.front_end, _network(classifier), chosen_methods(method)
-    row = classifier.probabilities(batch)[0] if segment is None else _of_segment(classifier, batch, segment)
-    number = int(row.argmax()) if label is None else class_number(classifier.labels, label)
-    with torch.no_grad(): picture, features = front_end.raw(batch)[0, 0].clone(), front_end(batch)
-    maps = {name: _attempt(network, features, number, name, segment, must=method != "all") for name in methods}
-    return {"label": classifier.labels[number], "probability": float(row[number]),
-            "predicted": classifier.labels[row.argmax()], "segment": segment, "picture": picture.cpu().numpy(),
-            "attributions": {name: found for name, found in maps.items() if found is not None},
-            "seconds": _seconds(classifier, picture.shape[1]), "frequencies": front_end.frequencies,
-            "unit": front_end.unit, "synthetic": bool(classifier.configuration.get("synthetic"))}
-
-# %% ../../nbs/6_inference/70_explain.ipynb #38eddf8b
-def _attempt(
+# %% ../../nbs/6_inference/70_explain.ipynb #77410a2f
+def _attribution_or_none(
     network:nn.Module, features:torch.Tensor, number:int, method:str, segment:int|None,
     must:bool, # raise where the network does not allow the method
 ) -> np.ndarray|None: # (bands, frames); None where it does not
@@ -78,12 +59,34 @@ def _attempt(
         if must or method == "ig": raise
         return None
 
-def _of_segment(classifier:Classifier, batch:torch.Tensor, segment:int) -> np.ndarray: # (classes,)
+# %% ../../nbs/6_inference/70_explain.ipynb #e04fbb9c
+def _segment_shares(classifier:Classifier, batch:torch.Tensor, segment:int) -> np.ndarray: # (classes,)
     "The probabilities of one segment; raises `UserError` where there is no such segment."
     found = classifier.segment_probabilities(batch)[0]
     if not 0 <= segment < found.shape[1]:
         raise UserError(f"segment {segment}: the clip has segments 0 to {found.shape[1] - 1}")
     return found[:, segment]
+
+# %% ../../nbs/6_inference/70_explain.ipynb #a5671bb7
+def explain_classifier(
+    classifier:Classifier, # with one network; of any kind
+    waveform:np.ndarray|torch.Tensor, # (samples,) at the classifier's rate and of its length, such as `read_clip` gives
+    label:str|None=None, # the class to be explained; None: the most probable
+    method:str="lrp", # 'lrp', 'ig', 'gradcam', or 'all' that the network allows
+    segment:int|None=None, # explain this segment's answer, from 0; None: the clip's
+) -> dict: # label, probability, predicted, picture, attributions by method, seconds, frequencies, unit
+    "What in a sound spoke for a label; raises `UserError` for a label, method or segment that there is not."
+    batch = torch.as_tensor(np.asarray(waveform), dtype=torch.float32)[None].to(classifier.device)
+    front_end, network, methods = classifier.front_end, _plain_network(classifier), chosen_methods(method)
+    row = classifier.probabilities(batch)[0] if segment is None else _segment_shares(classifier, batch, segment)
+    number = int(row.argmax()) if label is None else class_number(classifier.labels, label)
+    with torch.no_grad(): picture, features = front_end.raw(batch)[0, 0].clone(), front_end(batch)
+    maps = {name: _attribution_or_none(network, features, number, name, segment, must=method != "all") for name in methods}
+    return {"label": classifier.labels[number], "probability": float(row[number]),
+            "predicted": classifier.labels[row.argmax()], "segment": segment, "picture": picture.cpu().numpy(),
+            "attributions": {name: found for name, found in maps.items() if found is not None},
+            "seconds": _seconds_of_frames(classifier, picture.shape[1]), "frequencies": front_end.frequencies,
+            "unit": front_end.unit, "synthetic": bool(classifier.configuration.get("synthetic"))}
 
 # %% ../../nbs/6_inference/70_explain.ipynb #2a9be457
 def draw_explanation(
@@ -97,9 +100,9 @@ def draw_explanation(
     wanted = ("picture", "attributions", "label", "probability", "seconds", "frequencies", "unit")
     return plot_explanation(**{key: explanation[key] for key in wanted}, note=" · ".join(filter(None, notes)))
 
-# %% ../../nbs/6_inference/70_explain.ipynb #b615fcfa
+# %% ../../nbs/6_inference/70_explain.ipynb #6f0b65c6
 def explain_file(
-    classifier:Classifier,
+    classifier:Classifier, # with one network; of any kind
     path:str|Path, # a sound file
     out:str|Path, # the picture to write, .png
     label:str|None=None, # the class to be explained; None: the most probable
@@ -108,7 +111,7 @@ def explain_file(
 ) -> dict: # as from `explain_classifier`
     "Write the picture of a file's explanation; raises `UserError` for a file that cannot be read or written."
     if Path(out).suffix.lower() != ".png": raise UserError(f"{out}: pictures are written as PNG; end the name in .png")
-    waveform = restore(*quantise(read_clip(path, **classifier.configuration["clip"])[0]))
+    waveform, _ = read_as_kept(path, **classifier.configuration["clip"])
     explanation = explain_classifier(classifier, waveform, label, method, segment)
     write_bytes(out, png(draw_explanation(explanation, Path(path).name)))
     return explanation
