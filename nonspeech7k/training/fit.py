@@ -68,8 +68,8 @@ class Learner:
         "Logits of clips as they are."
         return _network_logits(self.network, self.front_end(waveforms), self.dtype)
 
-# %% ../../nbs/4_training/60_fit.ipynb #f06e368f
-Model = Learner # its name until version 0.1.0
+# %% ../../nbs/4_training/60_fit.ipynb #0d40c2ae
+Model = Learner # its former name
 
 def _network_logits(network:nn.Module, features:torch.Tensor, dtype:torch.dtype, level:str="clip") -> torch.Tensor:
     "A network's answer in float32, for clips or segments."
