@@ -44,10 +44,10 @@ def optional(
         raise UserError(f"{use} needs {(error.name or name).partition('.')[0]}, which {why}; "
                         f"pip install 'nonspeech7k[{extra}]'") from error
 
-# %% ../nbs/0_ground/10_files.ipynb #9a4aa207
+# %% ../nbs/0_ground/10_files.ipynb #6aefe708
 def write_bytes(
     path:str|Path, # the file to write; its folder is made
-    content:bytes,
+    content:bytes, # all of it
 ) -> Path: # the path
     "Write a file whole or not at all; raises `UserError` where the disk is full or the place cannot be written."
     path = Path(path)
@@ -75,10 +75,10 @@ def cannot_write(
                          f"free some space and run the same command again, it goes on from here")
     return UserError(f"{path}: cannot be written ({error.strerror}); choose another folder")
 
-# %% ../nbs/0_ground/10_files.ipynb #2266b2f5
+# %% ../nbs/0_ground/10_files.ipynb #019e5cec
 def sweep(
-    folder:str|Path, # searched with its subfolders where `deep`
-    deep:bool=True,
+    folder:str|Path, # searched
+    deep:bool=True, # with its subfolders
 ):
     "Remove the partial files and folders of processes that are no more."
     for partial in sorted(Path(folder).glob("**/.*.partial" if deep else ".*.partial")):
@@ -87,6 +87,7 @@ def sweep(
         if partial.is_dir(): shutil.rmtree(partial, ignore_errors=True)
         else: partial.unlink(missing_ok=True)
 
+# %% ../nbs/0_ground/10_files.ipynb #0550cbc8
 def _alive(process:int) -> bool:
     "Whether a process of this number runs."
     try: os.kill(process, 0)
@@ -94,24 +95,25 @@ def _alive(process:int) -> bool:
     except PermissionError: return True # somebody else's
     return True
 
-# %% ../nbs/0_ground/10_files.ipynb #3f7f3d40
+# %% ../nbs/0_ground/10_files.ipynb #0a90e48a
 def write_text(
-    path:str|Path,
-    text:str,
-) -> Path:
+    path:str|Path, # the file to write; its folder is made
+    text:str, # all of it
+) -> Path: # the path
     "Write a UTF-8 text file whole or not at all."
     return write_bytes(path, text.encode("utf-8"))
 
+# %% ../nbs/0_ground/10_files.ipynb #1ad14208
 def write_json(
-    path:str|Path,
-    value, # anything JSON can hold; NaN and infinity raise ValueError
-) -> Path:
+    path:str|Path, # the file to write; its folder is made
+    value:object, # anything JSON can hold; NaN and infinity raise ValueError
+) -> Path: # the path
     "Write a value as indented JSON, whole or not at all."
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-# %% ../nbs/0_ground/10_files.ipynb #6ebe9b2b
+# %% ../nbs/0_ground/10_files.ipynb #188ef60d
 def read_json(
-    path:str|Path,
+    path:str|Path, # of the file
 ): # the value
     "Read a JSON file; raises `UserError` where it is missing or damaged."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -119,9 +121,9 @@ def read_json(
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); delete it and run again") from error
 
-# %% ../nbs/0_ground/10_files.ipynb #c5aa4464
+# %% ../nbs/0_ground/10_files.ipynb #118552a9
 def digest(
-    path:str|Path,
+    path:str|Path, # of the file
 ) -> str: # 32 hexadecimal digits
     "The BLAKE2b digest (RFC 7693) of a file's bytes, 128 bits long."
     checksum = hashlib.blake2b(digest_size=16)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['progress_mode', 'progress']
 
-# %% ../nbs/0_ground/20_progress.ipynb #96c87ee3
+# %% ../nbs/0_ground/20_progress.ipynb #a2378aa0
+import io
 import os
 import sys
 
@@ -18,14 +19,23 @@ def progress_mode() -> str: # 'bar', 'lines' or 'off'
     if mode not in ("bar", "lines", "off"): raise ValueError(f"NONSPEECH7K_PROGRESS={mode}: must be bar, lines or off")
     return mode
 
-# %% ../nbs/0_ground/20_progress.ipynb #1fc51004
+# %% ../nbs/0_ground/20_progress.ipynb #56b4affb
 class _Lines:
     "A stream for tqdm that ends each report with a newline instead of drawing over the last one."
-    def __init__(self, stream): self.stream = stream
-    def write(self, text:str):
+    def __init__(self,
+        stream:io.TextIOBase, # where the lines go
+    ): self.stream = stream
+
+    def write(self,
+        text:str, # a report, or the blanks and returns between two
+    ):
+        "Pass a report on as a line, and nothing else."
         text = text.strip("\r\n ")
         if text: self.stream.write(text + "\n")
-    def flush(self): self.stream.flush()
+
+    def flush(self):
+        "Let everything that was written be seen."
+        self.stream.flush()
 
 # %% ../nbs/0_ground/20_progress.ipynb #15cc966a
 def progress(

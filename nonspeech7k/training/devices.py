@@ -30,7 +30,7 @@ from ..files import UserError
 from ..models.kernels import choose_kernels
 from ..native import processor_flags
 
-# %% ../../nbs/4_training/20_devices.ipynb #505aaa12
+# %% ../../nbs/4_training/20_devices.ipynb #22ae3ff4
 def choose_device(
     choice:str, # 'auto', 'cpu', 'cuda' or 'xla'
 ) -> torch.device:
@@ -43,6 +43,7 @@ def choose_device(
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     return torch.device(choice)
 
+# %% ../../nbs/4_training/20_devices.ipynb #c0492ef2
 def _xla_device() -> torch.device:
     "The XLA device of this process: a TPU, or what PJRT_DEVICE names."
     try: import torch_xla # only for those who have a TPU
@@ -56,32 +57,34 @@ def _xla_device() -> torch.device:
         backends.set_mat_mul_precision("highest")
     return torch_xla.device()
 
-# %% ../../nbs/4_training/20_devices.ipynb #a735ad79
+# %% ../../nbs/4_training/20_devices.ipynb #790b71ee
 def bf16_pays(
-    device:torch.device,
+    device:torch.device, # where the network runs
 ) -> bool:
     "Whether the device multiplies bfloat16 in hardware."
     if device.type == "cuda": return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "xla": return os.environ.get("PJRT_DEVICE", "TPU") == "TPU"
     return bool({"avx512_bf16", "amx_bf16"} & processor_flags())
 
-# %% ../../nbs/4_training/20_devices.ipynb #654b7db1
+# %% ../../nbs/4_training/20_devices.ipynb #fc1231b3
 def precision(
     choice:str, # 'auto', 'fp32' or 'bf16'
-    device:torch.device,
+    device:torch.device, # where the network runs
     network:nn.Module|None=None, # given where it could run on the own kernels
 ) -> torch.dtype: # torch.float32 or torch.bfloat16
     "The precision of the network's forward and backward pass; weights and optimiser stay in float32."
     if choice == "auto": choice = "bf16" if bf16_pays(device) and not _own_kernels_win(device, network) else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[choice]
 
+# %% ../../nbs/4_training/20_devices.ipynb #cfb4809a
 def _own_kernels_win(device:torch.device, network:nn.Module|None) -> bool:
     "Whether float32 on the own kernels is faster than bfloat16 on PyTorch's operators."
     if network is None or device.type != "cpu" or "amx_bf16" in processor_flags(): return False
     return choose_kernels(network, device).vectors == "AVX-512"
 
+# %% ../../nbs/4_training/20_devices.ipynb #83889104
 def autocast(
-    device:torch.device,
+    device:torch.device, # where the network runs
     dtype:torch.dtype, # from `precision`
 ): # a context manager
     "Mixed precision inside a `with`, or nothing for float32."
@@ -110,7 +113,7 @@ def shard(
     if count > 1: spmd.mark_sharding(batch, mesh, ("rows", *[None] * (batch.dim() - 1)))
     return batch
 
-# %% ../../nbs/4_training/20_devices.ipynb #aff6d67e
+# %% ../../nbs/4_training/20_devices.ipynb #acbed147
 @dataclass(frozen=True)
 class Resident:
     "A clip bank on a device."
@@ -121,17 +124,19 @@ class Resident:
     def __len__(self) -> int: return len(self.rows)
 
     @property
-    def device(self) -> torch.device: return self.samples.device
+    def device(self) -> torch.device: return self.samples.device # where the clips lie
 
-    def waveforms(self, indices:torch.Tensor) -> torch.Tensor:
-        "The waveforms (batch, samples) float32 of these indices (batch,) int64."
+    def waveforms(self,
+        indices:torch.Tensor, # (batch,) int64, positions in the manifest
+    ) -> torch.Tensor: # (batch, samples) float32, on the device
+        "The waveforms of these clips."
         rows = self.rows[indices.to(self.device)]
         return shard(self.samples[rows].float() * self.scales[rows, None])
 
-# %% ../../nbs/4_training/20_devices.ipynb #6e88e021
+# %% ../../nbs/4_training/20_devices.ipynb #b66b1582
 def resident(
-    bank:Bank,
-    device:torch.device,
+    bank:Bank, # decoded clips, 16-bit
+    device:torch.device, # where they are to lie
 ) -> Resident:
     "A bank brought to a device: copied to a GPU, mapped on a CPU."
     return Resident(
@@ -139,22 +144,25 @@ def resident(
         torch.from_numpy(bank.scales / np.float32(32767)).to(device),
         torch.from_numpy(bank.rows).to(device))
 
-# %% ../../nbs/4_training/20_devices.ipynb #b1debafb
-def finish_step(device:torch.device):
+# %% ../../nbs/4_training/20_devices.ipynb #2100d344
+def finish_step(
+    device:torch.device, # of the network
+):
     "Send what has been recorded to an XLA device; elsewhere there is nothing to do."
     if device.type == "xla":
         import torch_xla
         torch_xla.sync()
 
+# %% ../../nbs/4_training/20_devices.ipynb #16e7f47e
 def seeded_generator(
-    device:torch.device,
+    device:torch.device, # where the numbers are wanted
     seed:int, # from `seed_for`
 ) -> torch.Generator: # on the device where it has generators, else on the CPU
     "A generator of random numbers that start from a seed."
     place = "cpu" if device.type == "xla" else device
     return torch.Generator(place).manual_seed(seed)
 
-# %% ../../nbs/4_training/20_devices.ipynb #04e5e3ae
+# %% ../../nbs/4_training/20_devices.ipynb #5c42614a
 @dataclass(frozen=True)
 class Ranks:
     "The processes that train together, and which of them this one is."
@@ -164,11 +172,15 @@ class Ranks:
     @property
     def first(self) -> bool: return self.rank == 0 # the one that writes files and shows progress
 
-    def rows(self, size:int) -> slice:
+    def rows(self,
+        size:int, # rows of a batch
+    ) -> slice:
         "Which of `size` rows are this process's: runs of equal length, or longer by one."
         return slice(size * self.rank // self.count, size * (self.rank + 1) // self.count)
 
-    def sum(self, values:torch.Tensor) -> torch.Tensor:
+    def sum(self,
+        values:torch.Tensor, # of this process, changed in place
+    ) -> torch.Tensor: # the same tensor
         "The sum over all processes, in place."
         if self.count > 1: distributed.all_reduce(values)
         return values
@@ -177,19 +189,21 @@ class Ranks:
         "Go on when all processes are here."
         if self.count > 1: distributed.barrier()
 
-# %% ../../nbs/4_training/20_devices.ipynb #3d17f8ce
+# %% ../../nbs/4_training/20_devices.ipynb #caf16aa5
 def ranks() -> Ranks:
     "The processes that have joined; one where none has."
     if not (distributed.is_available() and distributed.is_initialized()): return Ranks()
     return Ranks(distributed.get_rank(), distributed.get_world_size())
 
+# %% ../../nbs/4_training/20_devices.ipynb #eae997a0
 def launched_first() -> bool:
     "Whether this process is the first of those that a launcher started, or the only one."
     return int(os.environ.get("RANK", 0)) == 0
 
+# %% ../../nbs/4_training/20_devices.ipynb #095a0978
 @contextmanager
 def joined(
-    device:torch.device,
+    device:torch.device, # on which they compute
 ): # gives the `Ranks`
     "A `with` in which the processes that a launcher started work together; without a launcher, this one alone."
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1 or distributed.is_initialized()
@@ -225,7 +239,7 @@ class _Normalise(torch.autograd.Function):
         first, second = (ranks().sum(sums) / count)[:, :, None, None]
         return (gradient - first - normal * second) * scale[:, None, None], None
 
-# %% ../../nbs/4_training/20_devices.ipynb #c9b02511
+# %% ../../nbs/4_training/20_devices.ipynb #a01d32ef
 class SharedBatchNorm(nn.BatchNorm2d):
     "Batch normalisation over the rows of all processes; alone, the ordinary one."
     def forward(self, picture:torch.Tensor) -> torch.Tensor: # (batch, channels, height, width)
@@ -237,55 +251,52 @@ class SharedBatchNorm(nn.BatchNorm2d):
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         return (normal * self.weight[:, None, None] + self.bias[:, None, None]).to(picture.dtype)
 
-def share_batch_norms(network:nn.Module) -> nn.Module: # the same network
+# %% ../../nbs/4_training/20_devices.ipynb #d35a6707
+def share_batch_norms(
+    network:nn.Module, # changed in place
+) -> nn.Module: # the same network
     """Let every batch normalisation of a network see the rows of all processes; weights and their names stay;
     raises `UserError` where several processes would each normalise by their own rows."""
     for name, layer in network.named_children():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and type(layer) not in (nn.BatchNorm2d, SharedBatchNorm):
-            _refuse_apart(layer)
+            _refuse_unshared(layer)
         if type(layer) is not nn.BatchNorm2d: share_batch_norms(layer); continue
         shared = SharedBatchNorm(layer.num_features, layer.eps, layer.momentum)
         shared.load_state_dict(layer.state_dict())
         setattr(network, name, shared.to(layer.weight.device).train(layer.training))
     return network
 
-def _refuse_apart(layer:nn.Module):
+# %% ../../nbs/4_training/20_devices.ipynb #63e5317d
+def _refuse_unshared(layer:nn.Module):
     "Refuse a layer that several processes cannot share."
     if ranks().count > 1:
         raise UserError(f"processes: {ranks().count}: the network's {type(layer).__name__} cannot be shared between "
                         f"processes; set processes: 1")
 
-# %% ../../nbs/4_training/20_devices.ipynb #464cca1e
-PACKAGES = ("nonspeech7k", "torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "soxr")
-
-def environment(
-    device:torch.device,
-) -> dict: # JSON-ready
-    "Versions, processor, device and git revision of this process."
-    return {"python": platform.python_version(), "packages": {name: _version(name) for name in PACKAGES},
-            "platform": f"{platform.system()} {platform.machine()}", "cpu": _cpu_name(), "cores": _cores(),
-            "threads": torch.get_num_threads(), "device": str(device), "device_name": _device_name(device),
-            "revision": _revision()}
-
+# %% ../../nbs/4_training/20_devices.ipynb #11666d15
 def _cores() -> int:
     "The cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
-def _version(package:str) -> str|None:
+def _package_version(package:str) -> str|None:
+    "An installed package's version, or None."
     try: return version(package)
     except PackageNotFoundError: return None
 
+# %% ../../nbs/4_training/20_devices.ipynb #84c7d337
 def _cpu_name() -> str:
+    "The processor's name as the kernel lists it."
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     named = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or "unknown")
 
-# %% ../../nbs/4_training/20_devices.ipynb #c75be6e1
 def _device_name(device:torch.device) -> str:
+    "What the device is called by whoever made it."
     if device.type == "cuda": return torch.cuda.get_device_name(device)
     return {"cpu": _cpu_name()}.get(device.type, device.type)
 
+# %% ../../nbs/4_training/20_devices.ipynb #75b7994c
 def _revision() -> str|None:
     "The git revision of this package's checkout, marked where files were changed; None in an installed package."
     root = Path(nonspeech7k.__file__).resolve().parents[1]
@@ -293,6 +304,18 @@ def _revision() -> str|None:
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
     try: return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError): return None
+
+# %% ../../nbs/4_training/20_devices.ipynb #e50029a0
+PACKAGES = ("nonspeech7k", "torch", "torchaudio", "numpy", "pandas", "scikit-learn", "soundfile", "soxr")
+
+def environment(
+    device:torch.device, # that a run uses
+) -> dict: # JSON-ready
+    "Versions, processor, device and git revision of this process."
+    return {"python": platform.python_version(), "packages": {name: _package_version(name) for name in PACKAGES},
+            "platform": f"{platform.system()} {platform.machine()}", "cpu": _cpu_name(), "cores": _cores(),
+            "threads": torch.get_num_threads(), "device": str(device), "device_name": _device_name(device),
+            "revision": _revision()}
 
 # %% ../../nbs/4_training/20_devices.ipynb #bbe70a61
 @contextmanager

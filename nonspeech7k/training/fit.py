@@ -31,7 +31,7 @@ from .optimisers import OPTIMISERS, FlatAdam, FlatAdamW, FlatSGD, build_optimise
 from .schedules import epoch_rates, known_beforehand
 from .state import AveragedWeights, State, load_state, save_state
 
-# %% ../../nbs/4_training/60_fit.ipynb #af3d8786
+# %% ../../nbs/4_training/60_fit.ipynb #233a6cb2
 @dataclass(frozen=True)
 class Learner:
     "Front end, augmentations and network as training sees them: from waveforms to logits."
@@ -62,12 +62,14 @@ class Learner:
         if shares is None: return logits, targets, answers
         return logits, shares @ one_hot(targets, logits.shape[1]), answers if answers is None else shares @ answers
 
-    def logits(self, waveforms:torch.Tensor) -> torch.Tensor:
-        "Logits (batch, classes) of clips (batch, samples) as they are."
+    def logits(self,
+        waveforms:torch.Tensor, # (batch, samples)
+    ) -> torch.Tensor: # (batch, classes)
+        "Logits of clips as they are."
         return _network_logits(self.network, self.front_end(waveforms), self.dtype)
 
-# %% ../../nbs/4_training/60_fit.ipynb #f06e368f
-Model = Learner # its name until version 0.1.0
+# %% ../../nbs/4_training/60_fit.ipynb #0d40c2ae
+Model = Learner # its former name
 
 def _network_logits(network:nn.Module, features:torch.Tensor, dtype:torch.dtype, level:str="clip") -> torch.Tensor:
     "A network's answer in float32, for clips or segments."
@@ -103,7 +105,7 @@ class Optimisation:
     ema:float = 0.0 # decay of the weights' moving average; 0: none
     distil:dict|None = None # weight and temperature of a teacher's part in the loss
 
-# %% ../../nbs/4_training/60_fit.ipynb #1fcb1b55
+# %% ../../nbs/4_training/60_fit.ipynb #c1544476
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     "What one fit is to do, the same in every epoch; raises ValueError for what cannot be done."
@@ -124,17 +126,21 @@ class Plan:
     def __post_init__(self): _refuse_impossible(self)
 
     @cached_property
-    def together(self) -> Ranks: return ranks() # who shares the batches
+    def together(self) -> Ranks:
+        "The processes that share the batches."
+        return ranks()
 
     @cached_property
-    def loss(self) -> Loss: # on the CPU
+    def loss(self) -> Loss:
+        "The loss of whole clips, on the CPU, for validation."
         classes = self.targets.shape[1] if self.labels_per_clip == "several" else int(self.targets.max()) + 1
         balanced = self.settings.class_weights == "balanced"
         weights = class_weights(self.targets[self.train], classes) if balanced else None
         return build_loss(class_weights=weights, **self.settings.loss)
 
     @cached_property
-    def objective(self) -> Objective: # on the device
+    def objective(self) -> Objective:
+        "What a step makes smaller, on the device."
         weights = self.loss.class_weights
         moved = replace(self.loss, class_weights=None if weights is None else weights.to(self.clips.device))
         return Objective(moved, self.teacher, **(self.settings.distil or {}))
@@ -240,9 +246,9 @@ def _step(
     if state.average: state.average.update(learner.network)
     return loss.detach()
 
-# %% ../../nbs/4_training/60_fit.ipynb #ae447409
+# %% ../../nbs/4_training/60_fit.ipynb #31e99cec
 def train_epoch(
-    plan:Plan,
+    plan:Plan, # of the fit
     state:State, # its optimiser, and the average of the weights where there is one
     epoch:int, # from 1
     advance:Callable[[int], object]=lambda count: None, # told how many clips are done
@@ -261,11 +267,11 @@ def train_epoch(
             advance(len(indices))
     return plan.together.sum(torch.stack(losses)).cpu().mean().item()
 
-# %% ../../nbs/4_training/60_fit.ipynb #2eb4f1ad
+# %% ../../nbs/4_training/60_fit.ipynb #12e8088a
 @torch.no_grad()
 def predict_logits(
-    learner:Learner,
-    clips:Resident,
+    learner:Learner, # from waveforms to logits
+    clips:Resident, # of the whole corpus
     indices:torch.Tensor, # (clips,) int64
     batch_size:int, # clips
     advance:Callable[[int], object]=lambda count: None, # told how many clips are done

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional
 
-# %% ../../nbs/4_training/10_losses.ipynb #1a2cb987
+# %% ../../nbs/4_training/10_losses.ipynb #dbea0c48
 def class_weights(
     targets:torch.Tensor, # of the training clips: (clips,) class numbers, or (clips, classes), 1 where a class is present
-    classes:int,
+    classes:int, # how many there are
 ) -> torch.Tensor: # (classes,) float32, their sum is the number of classes
     "Weights inversely proportional to the class counts; raises ValueError where a class has no clip."
     targets = targets.cpu()
@@ -26,10 +26,10 @@ def class_weights(
     weights = 1 / counts
     return (weights * classes / weights.sum()).float()
 
-# %% ../../nbs/4_training/10_losses.ipynb #af621608
+# %% ../../nbs/4_training/10_losses.ipynb #cbdc4608
 def one_hot(
     targets:torch.Tensor, # (rows,) class numbers, or (rows, classes), which stays as it is
-    classes:int,
+    classes:int, # how many there are
 ) -> torch.Tensor: # (rows, classes) float32
     "Targets with a column for each class."
     # compared and not scattered: checking the numbers' range would wait for the device
@@ -121,7 +121,7 @@ def build_loss(
     if level not in LEVELS: raise ValueError(f"level: {level!r} is not known; allowed: {', '.join(LEVELS)}")
     return Loss(kind, level, class_weights, settings)
 
-# %% ../../nbs/4_training/10_losses.ipynb #bf9bcec5
+# %% ../../nbs/4_training/10_losses.ipynb #731f0a02
 def softened(
     logits:torch.Tensor, # (rows, classes)
     temperature:float, # above 0; 1 changes nothing, more makes small probabilities larger
@@ -132,7 +132,7 @@ def softened(
 def distillation(
     logits:torch.Tensor, # (rows, classes) of the student
     taught:torch.Tensor, # (rows, classes) the teacher's probabilities at the temperature
-    temperature:float,
+    temperature:float, # above 0
 ) -> torch.Tensor: # scalar
     "T² times the sum over rows of the Kullback-Leibler divergence from the student's to the teacher's probabilities."
     student = (logits / temperature).log_softmax(1)

@@ -5,8 +5,11 @@
 # %% auto #0
 __all__ = ['OPTIMISERS', 'as_vector', 'write_back', 'FlatAdam', 'FlatAdamW', 'FlatSGD', 'build_optimiser']
 
-# %% ../../nbs/4_training/40_optimisers.ipynb #58aa229c
+# %% ../../nbs/4_training/40_optimisers.ipynb #55a7091f
+from collections.abc import Iterable
+
 import torch
+from torch import nn
 
 # %% ../../nbs/4_training/40_optimisers.ipynb #32fa2d92
 def as_vector(
@@ -83,9 +86,9 @@ class FlatSGD(torch.optim.SGD):
 OPTIMISERS = {"adamw": (torch.optim.AdamW, FlatAdamW), "adam": (torch.optim.Adam, FlatAdam),
               "sgd": (torch.optim.SGD, FlatSGD)}
 
-# %% ../../nbs/4_training/40_optimisers.ipynb #faeda820
+# %% ../../nbs/4_training/40_optimisers.ipynb #41f26c5d
 def build_optimiser(
-    parameters, # of one network
+    parameters:Iterable[nn.Parameter], # of one network
     kind:str, # 'adamw', 'adam' or 'sgd'
     lr:float, # learning rate
     weight_decay:float, # share of the weights, times the learning rate, by which each step shrinks them

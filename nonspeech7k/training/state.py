@@ -19,7 +19,7 @@ from torch import nn
 from ..files import UserError, write_bytes
 from ..models.residual import hand_out
 
-# %% ../../nbs/4_training/50_state.ipynb #1f9e12c7
+# %% ../../nbs/4_training/50_state.ipynb #5e789850
 class AveragedWeights:
     "An exponential moving average of a network's weights and buffers, as a network."
     def __init__(self,
@@ -30,7 +30,9 @@ class AveragedWeights:
         self.decay, self.steps, self.network = decay, 0, deepcopy(network)
 
     @torch.no_grad()
-    def update(self, network:nn.Module):
+    def update(self,
+        network:nn.Module, # the one that is trained
+    ):
         "Move the average towards the weights, after a step."
         self.steps += 1
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
