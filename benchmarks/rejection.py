@@ -31,7 +31,8 @@ from nonspeech7k.evaluation.calibration import (
 from nonspeech7k.evaluation.uncertainty import clip_weights, weighted_auc
 from nonspeech7k.evaluation.errors import effective_size, wilson_bounds
 from nonspeech7k.evaluation.metrics import judge
-from nonspeech7k.evaluation.rejection import SCORES, familiarity, rejection_setting, weighted_fpr
+from nonspeech7k.evaluation.familiarity import familiarity, SCORES
+from nonspeech7k.evaluation.rejection import rejection_setting, weighted_fpr
 from nonspeech7k.files import write_json
 from nonspeech7k.runs.building import learner_of, optimisation_of
 from nonspeech7k.runs.corpus import read_recipe_corpus

@@ -88,8 +88,8 @@ Changes = Annotated[Optional[list[str]], typer.Option(
 # %% ../nbs/9_cli/10_cli.ipynb #3a79f4f0
 def _execute_run(run):
     "Execute a run and print its results."
-    from nonspeech7k.evaluation.report import results_table
-    from nonspeech7k.pipeline import run_all
+    from nonspeech7k.evaluation.scores import results_table
+    from nonspeech7k.runs.execution import run_all
     from nonspeech7k.training.devices import launched_first
     if launched_first(): typer.echo(f"{run.recipe.name}: {run.folder} on {run.device}", err=True)
     metrics = run_all(run)
@@ -100,7 +100,7 @@ def _execute_run(run):
 # %% ../nbs/9_cli/10_cli.ipynb #5834d6f3
 def _judge_on(run, recipe:str, label_map:Path, root:Optional[str]):
     "Judge a finished run on another recipe's corpus."
-    from nonspeech7k.elsewhere import elsewhere_text, judge_elsewhere, read_map
+    from nonspeech7k.runs.elsewhere import elsewhere_text, judge_elsewhere, read_map
     from nonspeech7k.recipe import read_recipe
     found = judge_elsewhere(run, read_recipe(recipe, [f"corpus.root={root}"] if root else []), read_map(label_map))
     typer.echo(elsewhere_text(found))
@@ -118,7 +118,7 @@ def run(
     judge_root:Annotated[Optional[str], typer.Option(help="For --judge-on: where its recordings are, if elsewhere.")]=None,
 ):
     "Audit, train and judge, as a recipe says; goes on where an earlier run in the same folder was stopped."
-    from nonspeech7k.pipeline import open_run
+    from nonspeech7k.runs.folder import open_run
     if (judge_on is None) != (label_map is None): raise UserError("--judge-on and --map belong together; give both")
     opened = open_run(recipe, out, changes or [])
     _execute_run(opened)
@@ -139,7 +139,7 @@ def demo(
 # %% ../nbs/9_cli/10_cli.ipynb #c805eacb
 def _named_corpus(root:str, layout:str):
     "The corpus in a folder, or the one that a recipe names; its problems are left for the audit to list."
-    from nonspeech7k.data.corpora import read_corpus
+    from nonspeech7k.data.layouts import read_corpus
     if Path(root).suffix not in (".yaml", ".yml"): return read_corpus(root, layout)
     from nonspeech7k.recipe import read_recipe
     part = read_recipe(root).corpus.model_dump()
@@ -156,7 +156,8 @@ def audit(
 ):
     "Say what is in a corpus and what is wrong with it."
     from nonspeech7k.data.audit import audit as summarise
-    from nonspeech7k.data.audit import audit_text, examine
+    from nonspeech7k.data.audit import audit_text
+    from nonspeech7k.data.measurements import examine
     corpus = _named_corpus(root, layout)
     clips = examine(corpus)
     found = summarise(corpus, clips=clips)
@@ -234,7 +235,8 @@ def train(
     output_dir:Annotated[Path, typer.Option("--output_dir", help="The run's folder.")]=Path("./outputs"),
 ):
     "Train and judge the residual network on Nonspeech7k, with the reference system's flags."
-    from nonspeech7k.pipeline import enter_run, read_recipe_corpus
+    from nonspeech7k.runs.corpus import read_recipe_corpus
+    from nonspeech7k.runs.folder import enter_run
     corpus = _corpus_section(train_table=train_annotations, test_table=test_annotations,
                              train_audio=train_audio_dir, test_audio=test_audio_dir)
     recipe = _checked_recipe("train", seed=seed, workers=num_workers, device="xla" if use_tpu else "auto", corpus=corpus,
@@ -265,8 +267,9 @@ def predict(
     out:Annotated[Optional[Path], typer.Option(help="Write the lines to this file, whole or not at all.")]=None,
 ):
     "Print the label and every class's probability for each sound file, as JSON lines."
-    from nonspeech7k.data.clips import BadClip
-    from nonspeech7k.inference.classifier import find_sounds, load_classifier
+    from nonspeech7k.data.decoding import BadClip
+    from nonspeech7k.data.reading import find_sounds
+    from nonspeech7k.inference.classifier import load_classifier
     from nonspeech7k.inference.classifier import predict as answers
     files, lines, bad = find_sounds(places), [], []
     with _bar_beside_output(len(files)) as bar:
@@ -354,7 +357,7 @@ def events(
         help="Seconds from one window to the next; a quarter of a clip if not given.")]=None,
 ):
     "Print what happens in a long recording, and when."
-    from nonspeech7k.data.clips import read_sound
+    from nonspeech7k.data.decoding import read_sound
     from nonspeech7k.inference.classifier import load_classifier
     from nonspeech7k.inference.events import event_lines
     from nonspeech7k.inference.events import events as find
@@ -380,7 +383,8 @@ def explain(
 ):
     "Draw what in a sound spoke for a label."
     from nonspeech7k.inference.classifier import load_classifier
-    from nonspeech7k.inference.explain import METHODS, explain_file
+    from nonspeech7k.evaluation.explain import METHODS
+    from nonspeech7k.inference.explain import explain_file
     found = explain_file(load_classifier(model), file, out, label, method, segment)
     typer.echo(f"{found['label']} {found['probability']:.3f}: {out}")
     missing = [name for name in METHODS if method == "all" and name not in found["attributions"]]
@@ -400,8 +404,8 @@ def sweep(
     changes:Changes=None,
 ):
     "Run every combination of some keys' values and compare their scores on the folds."
-    from nonspeech7k.sweep import read_over, sweep_folder, sweep_text
-    from nonspeech7k.sweep import sweep as run_combinations
+    from nonspeech7k.runs.sweep import read_over, sweep_folder, sweep_text
+    from nonspeech7k.runs.sweep import sweep as run_combinations
     folder = sweep_folder(recipe, out, changes or [])
     table = run_combinations(recipe, read_over(over), folder, changes or [], workers, ray, folds_apart)
     typer.echo(sweep_text(table))

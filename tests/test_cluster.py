@@ -79,7 +79,8 @@ def quiet(monkeypatch): monkeypatch.setenv("NONSPEECH7K_PROGRESS", "off")
 
 def test_worker_that_cannot_write_ends_in_a_sentence(cluster, corpus, tmp_path):
     from nonspeech7k.files import UserError
-    from nonspeech7k.inference.bulk import open_job, tag
+    from nonspeech7k.inference.bulk import tag
+    from nonspeech7k.inference.jobs import open_job
     model, manifest, root = corpus
     job = open_job(model, manifest, tmp_path / "labels", root=root)
     job.file("tags", 0).parent.write_text("a file where a folder belongs")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 from pyarrow import parquet
 
-from ..data.clips import BadClip
+from ..data.decoding import BadClip
 from ..files import UserError, read_json, sweep, write_bytes
 from .classifier import Classifier, load_classifier, predict
 from .cluster import ray_data, ray_session

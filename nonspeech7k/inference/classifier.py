@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn.functional import logsigmoid
 
-from ..data.clips import BadClip
+from ..data.decoding import BadClip
 from ..data.reading import find_sounds, read_batches
 from ..evaluation.familiarity import familiarity
 from ..features.registry import build_front_end

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..data.reading import read_as_kept
 from ..evaluation.explain import METHODS, attribute, plot_explanation
-from ..evaluation.figures import png
+from ..evaluation.looks import png
 from ..files import UserError, write_bytes
 from .classifier import Classifier, Prepared
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from ..data.corpora import AUDIO, walk_sounds
+from ..data.finding import AUDIO, walk_sounds
 from ..files import UserError, cannot_write, digest, read_json, write_bytes, write_json
 from .classifier import load_classifier
 from ..progress import progress

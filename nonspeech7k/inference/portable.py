@@ -24,7 +24,8 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..data.synthesis import LABELS, draw_speaker, synthesise
+from ..data.sounds import LABELS, synthesise
+from ..data.voices import draw_speaker
 from ..evaluation.familiarity import familiarity
 from ..features.spectrograms import FrontEnd, MelFrontEnd
 from ..files import UserError, optional, write_bytes

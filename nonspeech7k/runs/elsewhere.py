@@ -19,7 +19,8 @@ from ..data.manifest import Corpus, paths
 from ..evaluation.calibration import temper
 from ..evaluation.metrics import judge
 from ..evaluation.predictions import write_predictions
-from ..evaluation.rejection import SCORES, familiarity, judge_rejection
+from ..evaluation.familiarity import familiarity, SCORES
+from ..evaluation.rejection import judge_rejection
 from ..evaluation.uncertainty import bootstrap_intervals
 from ..files import UserError, listed, read_json, write_json
 from ..inference.classifier import for_inference, load_classifier

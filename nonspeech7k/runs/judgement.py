@@ -15,7 +15,8 @@ from ..evaluation.calibration import before_and_after, calibrate_folds, temper
 from ..evaluation.uncertainty import all_intervals
 from ..evaluation.metrics import judge, judge_several, summarise_folds
 from ..evaluation.predictions import predictions_table, truth_of
-from ..evaluation.rejection import familiarity, rejection_setting
+from ..evaluation.familiarity import familiarity
+from ..evaluation.rejection import rejection_setting
 from ..inference.classifier import Classifier, for_inference
 from ..models.summary import count_parameters
 from ..progress import progress

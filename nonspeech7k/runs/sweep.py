@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..files import UserError, listed, write_text
-from ..inference.bulk import ray_session
+from ..inference.cluster import ray_session
 from ..progress import progress
 from ..recipe import read_recipe
 from .execution import StageError, prepare, run_all

@@ -25,7 +25,7 @@ import torch.distributed as distributed
 from torch import nn
 
 import nonspeech7k
-from ..data.clips import Bank
+from ..data.bank import Bank
 from ..files import UserError
 from ..models.kernels import choose_kernels
 from ..native import processor_flags

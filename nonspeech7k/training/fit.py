@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..features.augment import Draws
+from ..features.draws import Draws
 from ..features.mixing import mix
 from ..files import UserError
-from ..models.residual import hand_out
+from ..models.layers import hand_out
 from ..progress import progress
 from ..recipe import seed_for
 from nonspeech7k.training.devices import (

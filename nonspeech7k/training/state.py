@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..files import UserError, write_bytes
-from ..models.residual import hand_out
+from ..models.layers import hand_out
 
 # %% ../../nbs/4_training/50_state.ipynb #5e789850
 class AveragedWeights:
