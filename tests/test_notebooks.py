@@ -167,8 +167,8 @@ def measured(notebook: Path) -> dict[str, float]:
         if not is_export(cell):
             unshown = 0
             continue
-        if only_imports(cell): continue
         lines.append(len(statements(cell)))
+        if only_imports(cell): continue
         exports, unshown = exports + 1, unshown + 1
         most_unshown = max(most_unshown, unshown)
     return {"median lines": median(lines or [0]), "most lines": max(lines or [0]), "cells before a use": most_unshown,

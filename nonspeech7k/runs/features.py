@@ -30,7 +30,13 @@ from .corpus import banks_of, open_recipe_bank
 from .folder import Run, stage, titled, write_figures
 from ..training.devices import Resident, finish_step, resident, seeded_generator
 
-# %% ../../nbs/7_runs/40_features.ipynb #00c59e81
+# %% ../../nbs/7_runs/40_features.ipynb #cb517cbd
+def _refuse_changed(root:Path, changed:pd.Series): # paths
+    if len(changed):
+        raise UserError(listed([f"{root/path}: has changed since 1_eda; restore it, or start a new run"
+                                for path in changed]))
+
+# %% ../../nbs/7_runs/40_features.ipynb #28894bf3
 def open_clips(
     run:Run,
 ) -> Resident: # in the manifest's order
@@ -38,10 +44,7 @@ def open_clips(
     root, manifest = Path(run.recipe.corpus.root).expanduser(), run.manifest
     bank, bad = open_recipe_bank(run.recipe, [root/path for path in manifest["path"]])
     if bad: raise UserError(listed([str(error) for error in bad.values()]))
-    changed = manifest.loc[manifest["digest"] != list(bank.digests), "path"]
-    if len(changed):
-        raise UserError(listed([f"{root/path}: has changed since 1_eda; restore it, or start a new run"
-                                for path in changed]))
+    _refuse_changed(root, manifest.loc[manifest["digest"] != list(bank.digests), "path"])
     return resident(bank, run.device)
 
 # %% ../../nbs/7_runs/40_features.ipynb #ae612523

@@ -86,7 +86,13 @@ def calibration_of(
         found["rejection"] = rejection_setting(logits[validated], found["temperature"], reject.score, reject.keep)
     return found, _temperatures(table["fold"].to_numpy(), found)
 
-# %% ../../nbs/7_runs/60_judgement.ipynb #e29bad4f
+# %% ../../nbs/7_runs/60_judgement.ipynb #f7c97026
+def _parts_of(table:pd.DataFrame) -> dict[str, pd.Series]: # bool rows
+    "The validation clips and the test split, as far as there are any."
+    parts = {"validation": table["fold"] > 0, "test": table["split"] == "test"}
+    return {name: rows for name, rows in parts.items() if rows.any()}
+
+# %% ../../nbs/7_runs/60_judgement.ipynb #a05a98c5
 def scaled_probabilities(
     table:pd.DataFrame, # split, fold and label of the judged clips
     logits:np.ndarray, # (clips, classes)
@@ -96,8 +102,7 @@ def scaled_probabilities(
 ) -> dict[str, tuple]: # 'validation' and 'test' → truth, probabilities before and after scaling
     "What `calibration_figures` draws."
     found = {}
-    for name, rows in (("validation", table["fold"] > 0), ("test", table["split"] == "test")):
-        if not rows.any(): continue
+    for name, rows in _parts_of(table).items():
         scaled = temper(logits[rows], temperatures[rows][:, None], labels_per_clip)
         truth = truth_of(table.loc[rows, "label"], labels, labels_per_clip)
         found[name] = (truth, temper(logits[rows], 1.0, labels_per_clip), scaled)

@@ -70,14 +70,17 @@ def cards(
         shown.append(card(row, path, picture, *clip_sound(waveform[0].cpu().numpy(), heard.clip.rate)))
     return shown
 
-# %% ../../nbs/7_runs/65_mistakes.ipynb #d7d44d1e
+# %% ../../nbs/7_runs/65_mistakes.ipynb #1cda341e
+def _suspects_table(rows:pd.DataFrame, suspects:pd.DataFrame, labels:list[str]) -> pd.DataFrame:
+    return pd.DataFrame({"path": rows["path"].to_numpy(), "label": rows["label"].to_numpy(),
+                         "suggested": [labels[number] for number in suspects["suggested"]], "quality": suspects["quality"]})
+
+# %% ../../nbs/7_runs/65_mistakes.ipynb #897d11a6
 def _doubts(heard:Heard, validated:pd.DataFrame, most:int=6) -> dict: # parts of `render_report`'s `errors`
     "The labels that cross-validation doubts; without cleanlab a note that says how to get it."
     try: suspects = suspected_labels(*heard.answers(validated))
     except UserError as error: return {"suspects_note": f"Labels were not checked: {error}"}
-    rows = validated.iloc[suspects["position"]]
-    table = pd.DataFrame({"path": rows["path"].to_numpy(), "label": rows["label"].to_numpy(),
-                          "suggested": [heard.labels[number] for number in suspects["suggested"]], "quality": suspects["quality"]})
+    table = _suspects_table(validated.iloc[suspects["position"]], suspects, heard.labels)
     listened = cards(heard, validated, suspects["position"].to_numpy()[:most])
     return {"suspects": table, "suspects_of": len(validated), "suspect_cards": listened}
 
