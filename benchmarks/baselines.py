@@ -17,17 +17,17 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, ROOT, machine, real_recordings, seconds, seconds_of_steps
+from nonspeech7k.files import read_json, write_json
+from nonspeech7k.inference.classifier import Classifier, describe, for_inference
+from nonspeech7k.models.kernels import kernels_status
+from nonspeech7k.models.summary import count_parameters, multiply_adds
+from nonspeech7k.recipe import read_recipe
 from nonspeech7k.runs.building import learner_of, optimisation_of
 from nonspeech7k.runs.corpus import explore
 from nonspeech7k.runs.features import measure
 from nonspeech7k.runs.fits import fit_fold
 from nonspeech7k.runs.fitted import model_file
 from nonspeech7k.runs.folder import enter_run
-from nonspeech7k.files import read_json, write_json
-from nonspeech7k.inference.classifier import Classifier, describe, for_inference
-from nonspeech7k.models.kernels import kernels_status
-from nonspeech7k.models.summary import count_parameters, multiply_adds
-from nonspeech7k.recipe import read_recipe
 from nonspeech7k.training.crossval import fold_parts
 from nonspeech7k.training.fit import Plan, fit
 

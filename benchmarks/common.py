@@ -19,10 +19,10 @@ from nonspeech7k.data.manifest import paths
 from nonspeech7k.data.splits import assign_folds, split_test
 from nonspeech7k.models.kernels import kernels_status
 from nonspeech7k.native import processor_flags
+from nonspeech7k.recipe import Recipe, read_recipe, seed_for
 from nonspeech7k.runs.building import learner_of, optimisation_of
 from nonspeech7k.runs.corpus import read_recipe_corpus
 from nonspeech7k.runs.features import moments_of
-from nonspeech7k.recipe import Recipe, read_recipe, seed_for
 from nonspeech7k.training.crossval import Study, fit_part, fold_parts, median_rates
 from nonspeech7k.training.devices import environment, resident
 from nonspeech7k.training.fit import predict_logits

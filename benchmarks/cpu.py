@@ -18,8 +18,21 @@ import torch
 
 from benchmarks import plain_loop
 from benchmarks.common import (
-    RESULTS, ROOT, TINY, Figure, alternate, deeply_recipe, machine, learner_of, moments_of, optimisation_of, seconds,
-    seconds_of_steps, split_corpus, study, write_noise,
+    RESULTS,
+    ROOT,
+    TINY,
+    Figure,
+    alternate,
+    deeply_recipe,
+    learner_of,
+    machine,
+    moments_of,
+    optimisation_of,
+    seconds,
+    seconds_of_steps,
+    split_corpus,
+    study,
+    write_noise,
 )
 from benchmarks.table import table
 from nonspeech7k.data.bank import open_bank

@@ -19,15 +19,15 @@ import torch
 from benchmarks.common import RESULTS, ROOT, deeply_recipe, machine
 from nonspeech7k.data.bank import open_bank
 from nonspeech7k.data.manifest import paths
-from nonspeech7k.data.splits import assign_folds, hold_out
 from nonspeech7k.data.sounds import LABELS, synthesise
+from nonspeech7k.data.splits import assign_folds, hold_out
 from nonspeech7k.data.voices import draw_speaker
 from nonspeech7k.evaluation.metrics import macro_f1
 from nonspeech7k.files import write_json
+from nonspeech7k.recipe import Recipe, read_recipe, seed_for
 from nonspeech7k.runs.building import learner_of
 from nonspeech7k.runs.corpus import read_recipe_corpus
 from nonspeech7k.runs.features import moments_of
-from nonspeech7k.recipe import Recipe, read_recipe, seed_for
 from nonspeech7k.training.crossval import FoldPart, Study, fit_part, fold_parts
 from nonspeech7k.training.devices import Resident, resident
 from nonspeech7k.training.fit import Learner, Optimisation, predict_logits

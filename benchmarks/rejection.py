@@ -25,19 +25,26 @@ from nonspeech7k.data.layouts import read_corpus
 from nonspeech7k.data.manifest import paths
 from nonspeech7k.data.splits import assign_folds, split_test
 from nonspeech7k.evaluation.calibration import (
-    calibrate_folds, calibration_bins, calibration_error, chance_error, confidences, risk_area, risk_coverage, temper,
+    calibrate_folds,
+    calibration_bins,
+    calibration_error,
+    chance_error,
+    confidences,
+    risk_area,
+    risk_coverage,
+    temper,
     tempered_loss,
 )
-from nonspeech7k.evaluation.uncertainty import clip_weights, weighted_auc
 from nonspeech7k.evaluation.errors import effective_size, wilson_bounds
+from nonspeech7k.evaluation.familiarity import SCORES, familiarity
 from nonspeech7k.evaluation.metrics import judge
-from nonspeech7k.evaluation.familiarity import familiarity, SCORES
 from nonspeech7k.evaluation.rejection import rejection_setting, weighted_fpr
+from nonspeech7k.evaluation.uncertainty import clip_weights, weighted_auc
 from nonspeech7k.files import write_json
+from nonspeech7k.recipe import seed_for
 from nonspeech7k.runs.building import learner_of, optimisation_of
 from nonspeech7k.runs.corpus import read_recipe_corpus
 from nonspeech7k.runs.features import moments_of
-from nonspeech7k.recipe import seed_for
 from nonspeech7k.training.crossval import Study, final_plan, fit_part, fold_parts
 from nonspeech7k.training.devices import Resident, resident
 from nonspeech7k.training.fit import predict_logits

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from benchmarks import plain_loop
-from benchmarks.common import NONSPEECH7K, RESULTS, ROOT, machine, learner_of, moments_of, optimisation_of
+from benchmarks.common import NONSPEECH7K, RESULTS, ROOT, learner_of, machine, moments_of, optimisation_of
 from nonspeech7k.data.splits import assign_folds
 from nonspeech7k.files import write_json
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for

@@ -19,8 +19,8 @@ from nonspeech7k.data.sounds import LABELS
 from nonspeech7k.data.synthesis import write_demo
 from nonspeech7k.files import read_json, write_json
 from nonspeech7k.inference.bulk import tag, write_part
-from nonspeech7k.inference.jobs import Job, list_clips, PART, write_parts
 from nonspeech7k.inference.classifier import build_classifier, describe, save_classifier
+from nonspeech7k.inference.jobs import PART, Job, list_clips, write_parts
 from nonspeech7k.recipe import read_recipe
 
 CLIPS = 240  # different sounds

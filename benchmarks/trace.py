@@ -15,7 +15,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import plain_loop
-from benchmarks.common import RESULTS, machine, learner_of, moments_of, optimisation_of
+from benchmarks.common import RESULTS, learner_of, machine, moments_of, optimisation_of
 from benchmarks.cpu import Bench
 from benchmarks.table import machine_line
 from nonspeech7k import native

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
@@ -82,7 +82,7 @@ def main(
 RecipeName = Annotated[str, typer.Argument(
     help="A recipe's YAML file, or the name of one that comes with the package, such as demo.")]
 
-Changes = Annotated[Optional[list[str]], typer.Option(
+Changes = Annotated[list[str] | None, typer.Option(
     "--set", metavar="KEY.PATH=VALUE", help="Change a key of the recipe; may be repeated.")]
 
 # %% ../nbs/9_cli/10_cli.ipynb #3a79f4f0
@@ -98,10 +98,10 @@ def _execute_run(run):
     typer.echo(f"report: {run.folder/'report.html'}")
 
 # %% ../nbs/9_cli/10_cli.ipynb #5834d6f3
-def _judge_on(run, recipe:str, label_map:Path, root:Optional[str]):
+def _judge_on(run, recipe:str, label_map:Path, root:str | None):
     "Judge a finished run on another recipe's corpus."
-    from nonspeech7k.runs.elsewhere import elsewhere_text, judge_elsewhere, read_map
     from nonspeech7k.recipe import read_recipe
+    from nonspeech7k.runs.elsewhere import elsewhere_text, judge_elsewhere, read_map
     found = judge_elsewhere(run, read_recipe(recipe, [f"corpus.root={root}"] if root else []), read_map(label_map))
     typer.echo(elsewhere_text(found))
 
@@ -111,11 +111,11 @@ def run(
     recipe:RecipeName,
     out:Annotated[str, typer.Option(help="The run's folder; runs/<the recipe's name> if not given.")]="",
     changes:Changes=None,
-    judge_on:Annotated[Optional[str], typer.Option(
+    judge_on:Annotated[str | None, typer.Option(
         metavar="RECIPE", help="Then also judge the final model on this recipe's corpus.")]=None,
-    label_map:Annotated[Optional[Path], typer.Option(
+    label_map:Annotated[Path | None, typer.Option(
         "--map", metavar="FILE", help="For --judge-on: its labels, each with the class that it means here, as YAML.")]=None,
-    judge_root:Annotated[Optional[str], typer.Option(help="For --judge-on: where its recordings are, if elsewhere.")]=None,
+    judge_root:Annotated[str | None, typer.Option(help="For --judge-on: where its recordings are, if elsewhere.")]=None,
 ):
     "Audit, train and judge, as a recipe says; goes on where an earlier run in the same folder was stopped."
     from nonspeech7k.runs.folder import open_run
@@ -150,8 +150,8 @@ def _named_corpus(root:str, layout:str):
 def audit(
     root:Annotated[str, typer.Argument(help="The corpus's folder, or a recipe's YAML file.")],
     layout:Annotated[str, typer.Option(help="auto, nonspeech7k, esc50, folders or csv.")]="auto",
-    out:Annotated[Optional[Path], typer.Option(help="Also write the audit as JSON.")]=None,
-    page:Annotated[Optional[Path], typer.Option(help="Also write it as a page with figures.")]=None,
+    out:Annotated[Path | None, typer.Option(help="Also write the audit as JSON.")]=None,
+    page:Annotated[Path | None, typer.Option(help="Also write it as a page with figures.")]=None,
     strict:Annotated[bool, typer.Option("--strict", help="End with exit code 2 where there is any finding.")]=False,
 ):
     "Say what is in a corpus and what is wrong with it."
@@ -264,7 +264,7 @@ def _bar_beside_output(files:int):
 def predict(
     model:Model,
     places:Annotated[list[Path], typer.Argument(metavar="PATH...", help="Sound files, and folders of them.")],
-    out:Annotated[Optional[Path], typer.Option(help="Write the lines to this file, whole or not at all.")]=None,
+    out:Annotated[Path | None, typer.Option(help="Write the lines to this file, whole or not at all.")]=None,
 ):
     "Print the label and every class's probability for each sound file, as JSON lines."
     from nonspeech7k.data.decoding import BadClip
@@ -288,12 +288,12 @@ def tag(
     corpus:Annotated[Path, typer.Argument(
         metavar="ROOT|MANIFEST", help="A folder of sounds, or a .csv or .parquet with a column 'path'.")],
     out:Annotated[Path, typer.Option(help="The folder of the labels; new, or gone on with.")],
-    root:Annotated[Optional[Path], typer.Option(
+    root:Annotated[Path | None, typer.Option(
         help="What a manifest's paths are relative to; its own folder if not given.")]=None,
-    part:Annotated[Optional[int], typer.Option(help="Clips written at a time; 4096 if not given.")]=None,
-    ray:Annotated[Optional[str], typer.Option(
+    part:Annotated[int | None, typer.Option(help="Clips written at a time; 4096 if not given.")]=None,
+    ray:Annotated[str | None, typer.Option(
         metavar="local|auto|ADDRESS", help="Through Ray Data: here, on this machine's cluster, or there.")]=None,
-    workers:Annotated[Optional[int], typer.Option(
+    workers:Annotated[int | None, typer.Option(
         help="Decoding threads, or with --ray labelling processes; one a core if not given.")]=None,
     device:Annotated[str, typer.Option(help="auto, cpu or cuda.")]="auto",
 ):
@@ -329,8 +329,8 @@ def ensemble(
 @app.command()
 def export(
     model:Model,
-    onnx:Annotated[Optional[Path], typer.Option(metavar="FILE", help="Write it as ONNX, to a file .onnx.")]=None,
-    tflite:Annotated[Optional[Path], typer.Option(
+    onnx:Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as ONNX, to a file .onnx.")]=None,
+    tflite:Annotated[Path | None, typer.Option(
         metavar="FILE", help="Write it as TensorFlow Lite, to a file .tflite.")]=None,
 ):
     "Write a classifier as one portable file, from samples to probabilities, once its answers are checked."
@@ -351,9 +351,9 @@ def events(
     model:Model,
     file:Annotated[Path, typer.Argument(help="A sound file of any length.")],
     form:Annotated[str, typer.Option("--format", help="jsonl, csv or audacity.")]="jsonl",
-    out:Annotated[Optional[Path], typer.Option(help="Write the events to this file, whole or not at all.")]=None,
+    out:Annotated[Path | None, typer.Option(help="Write the events to this file, whole or not at all.")]=None,
     threshold:Annotated[float, typer.Option(help="Least probability of an event.")]=0.5,
-    step:Annotated[Optional[float], typer.Option(
+    step:Annotated[float | None, typer.Option(
         help="Seconds from one window to the next; a quarter of a clip if not given.")]=None,
 ):
     "Print what happens in a long recording, and when."
@@ -376,14 +376,14 @@ def explain(
     model:Model,
     file:Annotated[Path, typer.Argument(help="A sound file.")],
     out:Annotated[Path, typer.Option(help="The picture to write, .png.")],
-    label:Annotated[Optional[str], typer.Option(help="The class to explain; the most probable if not given.")]=None,
+    label:Annotated[str | None, typer.Option(help="The class to explain; the most probable if not given.")]=None,
     method:Annotated[str, typer.Option(help="lrp, ig, gradcam or all.")]="all",
-    segment:Annotated[Optional[int], typer.Option(
+    segment:Annotated[int | None, typer.Option(
         help="Explain one segment, from 0; the whole clip if not given.")]=None,
 ):
     "Draw what in a sound spoke for a label."
-    from nonspeech7k.inference.classifier import load_classifier
     from nonspeech7k.evaluation.explain import METHODS
+    from nonspeech7k.inference.classifier import load_classifier
     from nonspeech7k.inference.explain import explain_file
     found = explain_file(load_classifier(model), file, out, label, method, segment)
     typer.echo(f"{found['label']} {found['probability']:.3f}: {out}")
@@ -398,7 +398,7 @@ def sweep(
         metavar="KEY.PATH=VALUE,VALUE", help="A key of the recipe and its values; may be repeated.")],
     out:Annotated[str, typer.Option(help="Folder of the runs; runs/<the recipe's name>-sweep if not given.")]="",
     workers:Annotated[int, typer.Option(help="Runs side by side, through Ray Tune if more than one.")]=1,
-    ray:Annotated[Optional[str], typer.Option(
+    ray:Annotated[str | None, typer.Option(
         metavar="local|auto|ADDRESS", help="Where Ray runs them; here if not given.")]=None,
     folds_apart:Annotated[bool, typer.Option("--folds-apart", help="The folds of a run side by side, too.")]=False,
     changes:Changes=None,
@@ -418,7 +418,7 @@ def sweep(
 def compare(
     first:Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     second:Annotated[Path, typer.Argument(metavar="RUN", help="The folder of another run on the same clips.")],
-    out:Annotated[Optional[Path], typer.Option(help="Also write the comparison as JSON.")]=None,
+    out:Annotated[Path | None, typer.Option(help="Also write the comparison as JSON.")]=None,
 ):
     "Say which of two runs on the same clips is better, by how much, and how sure that is."
     from nonspeech7k.evaluation.comparison import compare_runs, comparison_text

@@ -73,7 +73,7 @@ def _section_of_kinds(default:str, *parts:type[Part]):
     "A section whose `kind` says which of several parts it is."
     by_kind = {part.model_fields["kind"].default: part for part in parts}
     kind_of = lambda value: value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", None)
-    return Annotated[Union[tuple(Annotated[part, Tag(kind)] for kind, part in by_kind.items())],
+    return Annotated[Union[tuple(Annotated[part, Tag(kind)] for kind, part in by_kind.items())], # noqa: UP007
                      Discriminator(kind_of)]
 
 # %% ../nbs/0_ground/40_parts.ipynb #b9459a71

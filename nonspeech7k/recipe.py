@@ -16,13 +16,21 @@ import yaml
 from pydantic import Discriminator, Field, ValidationError, model_validator
 
 from .files import UserError, listed, resource
-from nonspeech7k.parts import ( # all of them can be had from here, too
-    AttentionPart, AugmentPart, BackgroundPart, BinaryPart, ClassAugmentPart, ClipPart, CorpusPart, CosinePart, Count,
-    CrossEntropyPart, Deltas, DistilPart, Dropped, Factors, FocalPart, FrontEndPart, ImageCnnPart, ImagePart, Level,
-    Log1pMelPart, LogMelPart, LossPart, LstmPart, MfccPart, Network, NetworkPart, Normalise, OneCyclePart, Part,
-    PlateauPart, Positive, RejectPart, ReportPart, ResidualPart, SchedulePart, Seed, SegmentPart, Share, Smoothing,
-    SpectrogramPart, SplitsPart, StepPart, TimmPart, TrainPart, TransformerFeaturesPart, TransformerPart,
-    WaveformNetworkPart, WaveformPart,
+from nonspeech7k.parts import (  # all of them can be had from here, too
+    AugmentPart,
+    ClipPart,
+    CorpusPart,
+    FrontEndPart,
+    LogMelPart,
+    NetworkPart,
+    Part,
+    RejectPart,
+    ReportPart,
+    ResidualPart,
+    Seed,
+    SpectrogramPart,
+    SplitsPart,
+    TrainPart,
 )
 
 # %% ../nbs/0_ground/50_recipe.ipynb #d312ed85
@@ -289,3 +297,17 @@ def seed_for(
     "An independent seed for one purpose, derived from the recipe's."
     sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters])
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
+
+# %% ../nbs/0_ground/50_recipe.ipynb #81e805ee
+from .moves import moved
+
+# %% ../nbs/0_ground/50_recipe.ipynb #abb92b1a
+__getattr__ = moved("nonspeech7k.recipe", {
+    "nonspeech7k.parts":
+        "AttentionPart BackgroundPart BinaryPart ClassAugmentPart CosinePart Count "
+        "CrossEntropyPart Deltas DistilPart Dropped Factors FocalPart ImageCnnPart "
+        "ImagePart Level Log1pMelPart LossPart LstmPart MfccPart Network Normalise "
+        "OneCyclePart PlateauPart Positive SchedulePart SegmentPart Share Smoothing "
+        "StepPart TimmPart TransformerFeaturesPart TransformerPart WaveformNetworkPart "
+        "WaveformPart",
+})

@@ -65,6 +65,7 @@ def one_thread():
 def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     "Blank pictures and no progress."
     from matplotlib.figure import Figure
+
     from nonspeech7k.runs import folder, mistakes
     blank = folder.png(Figure((1, 1)))
     for room in (folder, mistakes): monkeypatch.setattr(room, "png", lambda figure, dpi=110: blank)
@@ -823,7 +824,7 @@ def test_a_disk_that_is_full_when_training_begins(call, corpus, small_disk):
     from nonspeech7k.files import write_text
     from nonspeech7k.runs.corpus import explore
     from nonspeech7k.runs.features import measure
-    from nonspeech7k.runs.folder import open_run, STAGES
+    from nonspeech7k.runs.folder import STAGES, open_run
     run = open_run("demo", small_disk / "run", settings(corpus, small_disk / "run"))
     explore(run), measure(run)
     for name in STAGES[:2]: write_text(run.folder / "notebooks" / f"{name}.ipynb", "{}")

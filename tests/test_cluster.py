@@ -13,7 +13,7 @@ from conftest import SMALL
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'nonspeech7k[ray]'")
-from ray.cluster_utils import Cluster  # noqa: E402
+from ray.cluster_utils import Cluster
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 # a dead node is noticed after about two seconds and not after half a minute
@@ -93,7 +93,7 @@ def test_runs_side_by_side_go_on_and_are_the_runs_themselves(cluster, demo, tmp_
     from nonspeech7k.runs.execution import notebook_of
     from nonspeech7k.runs.features import measure
     from nonspeech7k.runs.fits import train
-    from nonspeech7k.runs.folder import open_run, STAGES
+    from nonspeech7k.runs.folder import STAGES, open_run
     from nonspeech7k.runs.sweep import read_over, sweep
     changes = [*SMALL[1::2], "train.epochs=1", f"corpus.root={demo}", f"banks={tmp_path / 'banks'}"]
     over = read_over(["seed=1,2", "train.lr=1e-3,-1"])

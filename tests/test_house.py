@@ -10,7 +10,6 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-
 from conftest import SMALL
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -149,7 +149,9 @@ def statements(cell: dict) -> list[str]:
 
 
 def only_imports(cell: dict) -> bool:
-    return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse("\n".join(statements(cell))).body)
+    body = ast.parse("\n".join(statements(cell))).body
+    guarded = [inner for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" for inner in node.body]
+    return all(isinstance(node, (ast.Import, ast.ImportFrom)) or isinstance(node, ast.If) and guarded for node in [*body, *guarded])
 
 
 def shows(cell: dict) -> bool:

@@ -29,6 +29,7 @@ def changes(demo, tmp_path_factory) -> list[str]:
 def alone(changes, tmp_path_factory) -> Path:
     "The folder of a training by one process, on one thread like each of the others."
     import torch
+
     from nonspeech7k.runs.corpus import explore
     from nonspeech7k.runs.features import measure
     from nonspeech7k.runs.fits import train
@@ -99,8 +100,8 @@ def test_accelerate_launches_the_same_function(changes, alone):
 
 
 def test_a_users_mistake_in_one_process_stays_one_sentence(changes, alone, monkeypatch, capfd):
-    from nonspeech7k.runs.execution import execute
     from nonspeech7k.files import UserError
+    from nonspeech7k.runs.execution import execute
     run = prepared(alone, changes, "many", "processes=3", "train.batch_size=2")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(UserError, match="^2 clips in a batch are too few for 3 processes"): execute(run, "3_training")

@@ -78,7 +78,7 @@ def prepared(folder: Path, changes: list[str]) -> Path:
     from nonspeech7k.runs.corpus import explore
     from nonspeech7k.runs.execution import notebook_of
     from nonspeech7k.runs.features import measure
-    from nonspeech7k.runs.folder import open_run, STAGES
+    from nonspeech7k.runs.folder import STAGES, open_run
     run = open_run("demo", folder, changes)
     explore(run), measure(run)
     for name in STAGES[:2]:

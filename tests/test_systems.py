@@ -7,15 +7,15 @@ import pytest
 import soundfile
 import torch
 
+from nonspeech7k.data.layouts import read_corpus
+from nonspeech7k.data.synthesis import write_demo
+from nonspeech7k.files import UserError, read_json
+from nonspeech7k.inference.classifier import load_classifier, predict
 from nonspeech7k.runs.corpus import explore
 from nonspeech7k.runs.features import measure
 from nonspeech7k.runs.fits import train
 from nonspeech7k.runs.folder import open_run
 from nonspeech7k.runs.stages import evaluate
-from nonspeech7k.data.layouts import read_corpus
-from nonspeech7k.data.synthesis import write_demo
-from nonspeech7k.files import UserError, read_json
-from nonspeech7k.inference.classifier import load_classifier, predict
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 SMALL = ["clip.rate=8000", "clip.seconds=1.0", "splits={test: none, folds: 2, kind: grouped}", "train.epochs=2", "train.batch_size=16",

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 import torch_xla.debug.metrics as metrics
+
 from nonspeech7k.training.devices import choose_device
 from nonspeech7k.training.fit import predict_logits
 

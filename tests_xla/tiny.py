@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+
 from nonspeech7k.features.augment import FeatureAugmentation, WaveformAugmentation
 from nonspeech7k.features.spectrograms import LogMel, clip_moments, standardise
 from nonspeech7k.models.residual import ResidualNetwork

@@ -13,13 +13,12 @@ from textwrap import wrap
 
 import pandas as pd
 
-from .manifest import Corpus, paths
 from .findings import class_counts, facts_per_class, same_sounds, shifts, sound_facts
+from .manifest import Corpus, paths
+
 # most of these are here for those who import them from the audit
-from .decoding import MARGIN
-from .manifest import MOST
 from nonspeech7k.data.measurements import (
-    BANDS, bandwidth, CLIPPED, DEPTH, examine, FRAME, measure_files, MOST_SAMPLES, OFFSET, SILENT, silent_share,
+    examine,
 )
 
 # %% ../../nbs/1_data/90_audit.ipynb #f53bb3ee
@@ -328,3 +327,13 @@ def audit_text(
                           [f"{clip['path']}: {clip['reason']}" for clip in audit["unreadable"]])
     lines += _titled_list(_count_of(audit["problem_count"], "problem"), audit["problems"], audit["problem_count"])
     return "\n".join(lines)
+
+# %% ../../nbs/1_data/90_audit.ipynb #da856bed
+from ..moves import moved
+
+# %% ../../nbs/1_data/90_audit.ipynb #97e01fcd
+__getattr__ = moved("nonspeech7k.data.audit", {
+    "nonspeech7k.data.measurements":
+        "BANDS bandwidth CLIPPED DEPTH FRAME MARGIN measure_files MOST MOST_SAMPLES "
+        "OFFSET SILENT silent_share",
+})

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .manifest import each_label
 from .fingerprints import ALIKE, CHANCE, from_text, near_duplicates, sets_of
 from .kept import keep_array, kept_array
-from .manifest import MOST
-from .measurements import CLIPPED, MEASUREMENTS, OFFSET, SILENT
+from .manifest import each_label
+from .measurements import CLIPPED, MEASUREMENTS, MOST, OFFSET, SILENT
 
 # %% ../../nbs/1_data/87_findings.ipynb #9ab2f613
 def class_counts(
@@ -192,7 +191,7 @@ def _p_in_words(p:float) -> str: # of a test
 # %% ../../nbs/1_data/87_findings.ipynb #a77015f2
 def _number_shift(what:str, train:pd.Series, test:pd.Series) -> dict: # a key of `_COMPARED`; its values
     "How far a measurement is shifted between train and test."
-    from scipy.stats import ks_2samp # slow to import, needed only here
+    from scipy.stats import ks_2samp  # slow to import, needed only here
     _, unit, digits = _COMPARED[what]
     result, medians = ks_2samp(train, test), (float(train.median()), float(test.median()))
     size, p = float(result.statistic), float(result.pvalue)
@@ -204,7 +203,7 @@ def _number_shift(what:str, train:pd.Series, test:pd.Series) -> dict: # a key of
 # %% ../../nbs/1_data/87_findings.ipynb #4dd68fe8
 def _name_shift(what:str, train:pd.Series, test:pd.Series) -> dict: # 'class' or 'source'; the names
     "How far the shares of names differ between train and test."
-    from scipy.stats import chi2_contingency # slow to import, needed only here
+    from scipy.stats import chi2_contingency  # slow to import, needed only here
     table = pd.DataFrame({"train": train.value_counts(), "test": test.value_counts()}).fillna(0)
     shares, p = table / table.sum(), chi2_contingency(table).pvalue if len(table) > 1 else 1.0
     moved = shares.diff(axis=1)["test"].abs()

@@ -15,10 +15,10 @@ import pandas as pd
 import soundfile
 from scipy.fft import rfft
 
-from .manifest import Corpus, paths
 from .decoding import BadClip, file_digest, open_and_read, read_samples
 from .fingerprints import LONGEST, fingerprint, hann, to_text
 from .kept import index_of, read_index, remembered, write_index
+from .manifest import Corpus, paths
 
 # %% ../../nbs/1_data/85_measurements.ipynb #87078127
 def _decibels(

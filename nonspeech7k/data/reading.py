@@ -29,7 +29,7 @@ def find_sounds(
 
 # %% ../../nbs/1_data/78_reading.ipynb #478d42f3
 def _sounds_of_folder(folder:Path) -> list[Path]:
-    from nonspeech7k.data.finding import AUDIO, sound_files# comes with pandas, slow to import for a single file
+    from nonspeech7k.data.finding import AUDIO, sound_files  # comes with pandas, slow to import for a single file
     files = sound_files(folder)
     if not files: raise UserError(f"{folder}: holds no sound files ({', '.join(sorted(AUDIO))})")
     return files

@@ -103,7 +103,7 @@ def hold_out(
     "Set whole groups aside as the test split, each class represented; raises `UserError` where that cannot be."
     parts = round(1 / share)
     _refuse_small(each_label(manifest, labels_per_clip), parts, "group", f"splits.test_share {share:g}")
-    from sklearn.model_selection import StratifiedGroupKFold # slow to import, needed only here
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import, needed only here
     folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed % 2**32)
     _, test = next(folds.split(manifest, rarest_label(manifest, labels_per_clip), manifest["group"]))
     manifest = manifest.assign(split="train")
@@ -201,7 +201,7 @@ def _drawn_folds(
     unit = "group" if kind == "grouped" else "clip"
     _refuse_small(each_label(train, labels_per_clip), folds, unit, f"splits.folds {folds}")
     grouped = kind == "grouped"
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold # slow to import, needed only here
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import, needed only here
     division = StratifiedGroupKFold if grouped else StratifiedKFold
     splitter = division(folds, shuffle=True, random_state=seed % 2**32)
     number = pd.Series(0, index=train.index)

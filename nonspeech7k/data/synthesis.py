@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 # most of these are here for those who import them from the corpus that they are in
 from nonspeech7k.data.sounds import (
-    LABELS, RATE, breath, coloured_noise, cough, crying, laugh, lay, recorded, screaming, sneeze, synthesise, yawn,
+    LABELS,
+    synthesise,
 )
 from nonspeech7k.data.voices import (
-    VOWELS, Speaker, Throat, curve, draw_speaker, envelope, glottal_pulses, resonators, unit, vocal_tract,
+    draw_speaker,
 )
 from ..files import UserError, cannot_write
 from ..progress import progress
@@ -197,3 +198,12 @@ def write_demo(
     except OSError as error: raise cannot_write(folder, error) from error
     finally: shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+# %% ../../nbs/1_data/55_synthesis.ipynb #f40b0da7
+from ..moves import moved
+
+# %% ../../nbs/1_data/55_synthesis.ipynb #db3313ad
+__getattr__ = moved("nonspeech7k.data.synthesis", {
+    "nonspeech7k.data.sounds": "RATE breath coloured_noise cough crying laugh lay recorded screaming sneeze yawn",
+    "nonspeech7k.data.voices": "VOWELS Speaker Throat curve envelope glottal_pulses resonators unit vocal_tract",
+})

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 
 from ..data.manifest import each_label
 from .figures import plot_counts, plot_durations
-from .looks import (
-    BLUE, ORANGE, class_colours, count_clips, draw_spread, plain_axes, png, rows_by_class, title_figure)
+from .looks import BLUE, ORANGE, class_colours, count_clips, draw_spread, plain_axes, png, rows_by_class, title_figure
 from .page import figure_part, render_page
 
 # %% ../../nbs/5_evaluation/75_auditpage.ipynb #d0c6d9cb

@@ -18,8 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 
-from .looks import INK, count_clips, plain_axes, title_figure
-from .looks import COLOURBLIND
+from .looks import COLOURBLIND, INK, count_clips, plain_axes, title_figure
 from .metrics import labels_per_clip_of
 from .uncertainty import wilson_interval
 

@@ -15,18 +15,32 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from nonspeech7k.evaluation.metrics import (
-    class_scores, labels_per_clip_of, overall_scores, overall_several, predicted_classes, spread_of,
+    class_scores,
+    labels_per_clip_of,
+    overall_scores,
+    overall_several,
+    predicted_classes,
+    spread_of,
 )
 from .predictions import JUDGED, class_columns, read_predictions, read_run_table, truth_of
-from .uncertainty import clip_weights, group_numbers, percentile_interval, scores_in_parts
-from ..files import UserError
-from ..recipe import read_recipe
 
 # names under which they were found here before the intervals had a room of their own
-from nonspeech7k.evaluation.uncertainty import ( # noqa: F401
-    all_intervals, bootstrap_intervals, bootstrap_intervals_several, headline_intervals, weighted_auc,
-    weighted_average_precision, weights_by_score, wilson_interval,
+from nonspeech7k.evaluation.uncertainty import (  # noqa: F401
+    all_intervals,
+    bootstrap_intervals,
+    bootstrap_intervals_several,
+    clip_weights,
+    group_numbers,
+    headline_intervals,
+    percentile_interval,
+    scores_in_parts,
+    weighted_auc,
+    weighted_average_precision,
+    weights_by_score,
+    wilson_interval,
 )
+from ..files import UserError
+from ..recipe import read_recipe
 
 # %% ../../nbs/5_evaluation/30_comparison.ipynb #d9848e90
 def _cells_of_clips(
@@ -105,7 +119,7 @@ def _mcnemar(
     second:np.ndarray, # (clips,) bool, whether the second run is
 ) -> dict: # 'both', 'only_first', 'only_second', 'neither' (clips), 'p'
     "McNemar's exact test of which clips are labelled correctly."
-    from statsmodels.stats.contingency_tables import mcnemar # slow to import, needed only here
+    from statsmodels.stats.contingency_tables import mcnemar  # slow to import, needed only here
     table = [[int((first & second).sum()), int((first & ~second).sum())],
              [int((~first & second).sum()), int((~first & ~second).sum())]]
     return {"both": table[0][0], "only_first": table[0][1], "only_second": table[1][0], "neither": table[1][1],

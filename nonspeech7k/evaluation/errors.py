@@ -187,7 +187,7 @@ def map_of(
     seed:int=0, # of t-SNE
 ) -> tuple[np.ndarray, str]: # (clips, 2) places, and 't-SNE' or 'principal components'
     "Every clip's place in a plane in which neighbours stay neighbours."
-    from sklearn.decomposition import PCA # slow to import, needed only here
+    from sklearn.decomposition import PCA  # slow to import, needed only here
     from sklearn.manifold import TSNE
     count, units = embeddings.shape
     if min(count, units) < 2: raise ValueError(f"embeddings: shape {embeddings.shape}; expected two clips and two units or more")
@@ -256,7 +256,7 @@ def _in_64_colours(
     content:bytes, # of a PNG file
 ) -> bytes: # of a smaller one
     "A PNG in 64 colours."
-    from PIL import Image as Picture # comes with Matplotlib
+    from PIL import Image as Picture  # comes with Matplotlib
     memory = io.BytesIO()
     Picture.open(io.BytesIO(content)).convert("RGB").quantize(64, dither=Picture.Dither.NONE).save(memory, "png", optimize=True)
     return memory.getvalue()

@@ -21,8 +21,12 @@ from torch import nn
 
 from .looks import BLUE, GREY, INK, VERMILION, octave_places
 from nonspeech7k.evaluation.relevance import (
-    BLOCKS, EPSILON, ROWS, RULES, TINY, answers, check_rules, class_numbers, explaining_library, layerwise_relevance,
-    plain_copy, relevance_by_layer)
+    answers,
+    class_numbers,
+    explaining_library,
+    layerwise_relevance,
+    plain_copy,
+)
 from ..files import UserError
 
 # %% ../../nbs/5_evaluation/80_explain.ipynb #20fde53f
@@ -334,3 +338,11 @@ def plot_deletion(
     panels[-1].legend(fontsize=7, frameon=False)
     _title_explanation(figure, "Deletion test", f"{curves['clip'].nunique()} clips", note)
     return figure
+
+# %% ../../nbs/5_evaluation/80_explain.ipynb #2d09ee4a
+from ..moves import moved
+
+# %% ../../nbs/5_evaluation/80_explain.ipynb #0072a863
+__getattr__ = moved("nonspeech7k.evaluation.explain", {
+    "nonspeech7k.evaluation.relevance": "BLOCKS EPSILON ROWS RULES TINY check_rules relevance_by_layer",
+})

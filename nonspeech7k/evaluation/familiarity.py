@@ -20,6 +20,6 @@ def familiarity(
     if score not in SCORES: raise ValueError(f"score {score!r}; expected one of {', '.join(SCORES)}")
     if isinstance(logits, torch.Tensor): functions, largest = torch, torch.amax
     else:
-        from scipy import special as functions # slow to import, and not needed for tensors
+        from scipy import special as functions  # slow to import, and not needed for tensors
         largest, logits = np.amax, np.asarray(logits, dtype=np.float64)
     return functions.logsumexp(logits, 1) if score == "energy" else largest(functions.softmax(logits, 1), 1)

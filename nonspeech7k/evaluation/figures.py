@@ -18,9 +18,19 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from nonspeech7k.evaluation.looks import (
-    COLOURBLIND, FAINT, INK, class_colours, count_clips, draw_spread, plain_axes, png, rows_by_class, strengths,
-    tint, title_figure)
-from .pictures import plot_grid_spectrograms, plot_spectrogram
+    FAINT,
+    INK,
+    class_colours,
+    count_clips,
+    draw_spread,
+    plain_axes,
+    png,
+    rows_by_class,
+    strengths,
+    tint,
+    title_figure,
+)
+from .pictures import plot_grid_spectrograms
 
 # %% ../../nbs/5_evaluation/40_figures.ipynb #02f79c25
 def _check_labels(
@@ -391,3 +401,12 @@ def plot_per_class(
     clips = sum(of["support"] for of in per_class.values())
     title_figure(figure, "F1, recall and precision by class", count_clips(clips), note)
     return figure
+
+# %% ../../nbs/5_evaluation/40_figures.ipynb #025e72c9
+from ..moves import moved
+
+# %% ../../nbs/5_evaluation/40_figures.ipynb #7383dcd7
+__getattr__ = moved("nonspeech7k.evaluation.figures", {
+    "nonspeech7k.evaluation.looks": "COLOURBLIND",
+    "nonspeech7k.evaluation.pictures": "plot_spectrogram",
+})

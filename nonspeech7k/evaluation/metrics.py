@@ -110,7 +110,7 @@ def ranking_scores(
     probabilities:np.ndarray, # (clips, classes)
 ) -> dict[str, list[float|None]]: # 'auc' and 'average_precision', (classes,); None where it is undefined
     "ROC AUC and average precision of each class against the rest, None where a class has all clips or none."
-    from sklearn.metrics import average_precision_score, roc_auc_score # slow to import, needed only here
+    from sklearn.metrics import average_precision_score, roc_auc_score  # slow to import, needed only here
     defined = [0 < column.sum() < len(column) for column in members.T]
     by_class = lambda score: [float(score(truth, column)) if both else None
                               for truth, column, both in zip(members.T, probabilities.T, defined)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..data.manifest import label_names, SEPARATOR
+from ..data.manifest import SEPARATOR, label_names
 from ..files import UserError, write_text
 
 # %% ../../nbs/5_evaluation/15_predictions.ipynb #06b4ea3b

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 
 from .looks import INK, count_clips, plain_axes, title_figure
 from .uncertainty import clip_weights, ratio_or_nan, weighted_auc, weights_by_score

@@ -12,11 +12,19 @@ from dataclasses import dataclass
 import pandas as pd
 
 from .page import figure_part, render_page
-from .scores import (
-    SCORE_NAMES, calibration_table, duration_text, headline, interval_rows, results_table, score_form, seeds_table)
+from .scores import SCORE_NAMES, calibration_table, duration_text, headline, interval_rows, score_form, seeds_table
 from nonspeech7k.evaluation.words import (
-    alternative_texts, calibration_captions, calibration_sentences, caveats, confusions, groups_called, opening, protocol,
-    seeds_sentence, why_groups)
+    alternative_texts,
+    calibration_captions,
+    calibration_sentences,
+    caveats,
+    confusions,
+    groups_called,
+    opening,
+    protocol,
+    seeds_sentence,
+    why_groups,
+)
 
 # %% ../../nbs/5_evaluation/70_report.ipynb #81efe4e5
 @dataclass(frozen=True)
@@ -145,3 +153,11 @@ def render_report(
         figures=[figure_part(key, *parts) for key, parts in figures.items()],
         mistakes=[] if mistakes is None else mistakes.to_dict("records"), errors=_error_parts(errors or {}, sounds),
         **_sentences_and_tables(record))
+
+# %% ../../nbs/5_evaluation/70_report.ipynb #69aac17b
+from ..moves import moved
+
+# %% ../../nbs/5_evaluation/70_report.ipynb #0a470203
+__getattr__ = moved("nonspeech7k.evaluation.report", {
+    "nonspeech7k.evaluation.scores": "results_table",
+})

@@ -15,8 +15,8 @@ import numpy as np
 
 from .calibration import before_and_after, calibrate_folds, temper
 from .comparison import spread_over_seeds
-from .uncertainty import all_intervals
 from .metrics import judge, summarise_folds
+from .uncertainty import all_intervals
 
 # %% ../../nbs/5_evaluation/66_specimen.ipynb #7e71bfc9
 SPECIMEN_LABELS = ("breath", "cough", "crying", "laugh", "screaming", "sneeze", "yawn")

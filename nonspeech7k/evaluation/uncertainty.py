@@ -15,7 +15,11 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from nonspeech7k.evaluation.metrics import (
-    checked_predictions, checked_several, overall_scores, overall_several, predicted_classes,
+    checked_predictions,
+    checked_several,
+    overall_scores,
+    overall_several,
+    predicted_classes,
 )
 
 # %% ../../nbs/5_evaluation/20_uncertainty.ipynb #e9db418e
@@ -118,7 +122,7 @@ def wilson_interval(
 ) -> list[float]: # [low, high]
     """Wilson's score interval of a proportion (JASA 22, 1927), for clips that are independent;
     raises `ValueError` for impossible counts."""
-    from scipy.stats import binomtest # slow to import, needed only here
+    from scipy.stats import binomtest  # slow to import, needed only here
     bounds = binomtest(int(correct), int(n)).proportion_ci(confidence_level=level, method="wilson")
     return [float(bounds.low), float(bounds.high)]
 

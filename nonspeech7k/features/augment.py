@@ -17,9 +17,7 @@ from .speed import Speed
 from ..recipe import AugmentPart, BackgroundPart
 
 # %% ../../nbs/2_features/20_augment.ipynb #f68670e9
-from .pitch import HOP, WINDOW, shift, stretch # these stood here once, and are still found here
-from .policies import IDLE
-from .speed import CROSSINGS, PARTS, ROLL_OFF, reading_filters
+from .pitch import shift  # these stood here once, and are still found here
 
 # %% ../../nbs/2_features/20_augment.ipynb #0e47ff56
 def roll_by(
@@ -138,10 +136,10 @@ class WaveformAugmentation(nn.Module):
         background:torch.Tensor|None=None, # (sounds, samples)
         snr:tuple[float, float]=tuple(BACKGROUND.snr), # dB from, to: the clip's power relative to the background's
         share:float=BACKGROUND.share, # of the clips that get a background
-        per_class:dict[int, dict]={}, # strengths by class number, where they differ
+        per_class:dict[int, dict]|None=None, # strengths by class number, where they differ
     ):
         super().__init__()
-        self.strengths = Strengths(dict(roll=roll, gain=tuple(gain), pitch=pitch, speed=tuple(speed)), per_class)
+        self.strengths = Strengths(dict(roll=roll, gain=tuple(gain), pitch=pitch, speed=tuple(speed)), per_class or {})
         self.register_buffer("background", background, persistent=False)
         self.snr, self.share, speeds = tuple(snr), share, self.strengths.values["speed"]
         self.change_speed = Speed(min(low for low, _ in speeds), max(high for _, high in speeds)) \
@@ -167,11 +165,11 @@ class FeatureAugmentation(nn.Module):
         noise:float=AUGMENT.noise, # deviation; that of the features is 1
         frequency_mask:int=AUGMENT.frequency_mask, # bands at most
         time_mask:int=AUGMENT.time_mask, # frames at most
-        per_class:dict[int, dict]={}, # strengths by class number, where they differ
+        per_class:dict[int, dict]|None=None, # strengths by class number, where they differ
     ):
         super().__init__()
         general = dict(noise=noise, frequency_mask=frequency_mask, time_mask=time_mask)
-        self.strengths = Strengths(general, per_class)
+        self.strengths = Strengths(general, per_class or {})
 
     def forward(self,
         features:torch.Tensor, # (batch, channels, bands, frames), standardised
@@ -183,3 +181,13 @@ class FeatureAugmentation(nn.Module):
         if active("frequency_mask"): features = mask(features, 2, strength("frequency_mask", classes), draws)
         if active("time_mask"): features = mask(features, 3, strength("time_mask", classes), draws)
         return features
+
+# %% ../../nbs/2_features/20_augment.ipynb #600e44a8
+from ..moves import moved
+
+# %% ../../nbs/2_features/20_augment.ipynb #b5388c33
+__getattr__ = moved("nonspeech7k.features.augment", {
+    "nonspeech7k.features.pitch": "HOP WINDOW stretch",
+    "nonspeech7k.features.policies": "IDLE",
+    "nonspeech7k.features.speed": "CROSSINGS PARTS ROLL_OFF reading_filters",
+})

@@ -13,7 +13,7 @@ import numpy as np
 import soxr
 import torch
 
-from ..data.decoding import BadClip, MARGIN, read_sound
+from ..data.decoding import MARGIN, BadClip, read_sound
 from ..data.finding import sound_files
 from .augment import hide
 from .draws import Draws

@@ -12,8 +12,7 @@ import math
 import torch
 from torch import nn
 
-from .spectrograms import (PIECE, WHOLE, FrontEnd, band_powers, cut_frames, filter_groups,
-                                               fourier_waves)
+from .spectrograms import PIECE, WHOLE, FrontEnd, band_powers, cut_frames, filter_groups, fourier_waves
 from ..recipe import TransformerFeaturesPart
 
 # %% ../../nbs/2_features/50_transformer.ipynb #c37c68f4

@@ -22,7 +22,12 @@ from ..files import UserError, read_json, sweep, write_bytes
 from .classifier import Classifier, load_classifier, predict
 from .cluster import ray_data, ray_session
 from nonspeech7k.inference.jobs import (
-    PART, Job, job_of_folder, list_clips, lock_job, open_job, parquet_bytes, write_parts,
+    Job,
+    job_of_folder,
+    list_clips,
+    lock_job,
+    open_job,
+    parquet_bytes,
 )
 from ..progress import progress
 from ..training.devices import choose_device
@@ -231,3 +236,11 @@ def _through_ray(job:Job, waiting:list[int], device:str, workers:int|None, addre
             if row["problem"]: raise UserError(row["problem"])
             bar.update(int(row["clips"]))
         shutil.rmtree(job.folder/"begun", ignore_errors=True)
+
+# %% ../../nbs/6_inference/20_bulk.ipynb #3d848f3b
+from ..moves import moved
+
+# %% ../../nbs/6_inference/20_bulk.ipynb #f6e7eeb3
+__getattr__ = moved("nonspeech7k.inference.bulk", {
+    "nonspeech7k.inference.jobs": "PART write_parts",
+})

@@ -56,7 +56,7 @@ def ray_data(
     ray:ModuleType, # from `ray_session`
 ) -> ModuleType:
     "The module `ray.data`, without bars and messages of its own; each result is handed out when it is there."
-    from ray import data # not loaded with ray itself
+    from ray import data  # not loaded with ray itself
     context = data.DataContext.get_current()
     context.enable_progress_bars, context.target_max_block_size = False, 1
     logging.getLogger("ray.data").setLevel("ERROR")

@@ -21,8 +21,13 @@ from ..evaluation.events import Event
 from ..files import UserError
 from .classifier import Classifier, for_inference, has_segments
 from nonspeech7k.inference.regions import (
-    BLOCK, CONTEXT, LONGEST, Gated, Region, gated_blocks, open_gate, rumble_filter, runs, sound_blocks,
-    sounding_regions, tidied,
+    BLOCK,
+    Region,
+    gated_blocks,
+    runs,
+    sound_blocks,
+    sounding_regions,
+    tidied,
 )
 from ..models.segments import segment_times
 
@@ -224,3 +229,11 @@ def format_events(
 ) -> str: # lines, each with its end
     "Events as text."
     return "".join(line + "\n" for line in event_lines(events, kind))
+
+# %% ../../nbs/6_inference/50_events.ipynb #6f925b44
+from ..moves import moved
+
+# %% ../../nbs/6_inference/50_events.ipynb #948c3c2b
+__getattr__ = moved("nonspeech7k.inference.events", {
+    "nonspeech7k.inference.regions": "CONTEXT LONGEST Gated open_gate rumble_filter",
+})

@@ -179,7 +179,7 @@ def lock_job(
     folder:Path, # of the job; made where there is none
 ) -> Iterator:
     "A `with` in which no other process works on this job."
-    import fcntl # not on Windows
+    import fcntl  # not on Windows
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder/".lock", "a")

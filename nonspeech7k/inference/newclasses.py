@@ -73,7 +73,7 @@ def logistic_layer(
     strength:float=0.1, # inverse of the penalty, scikit-learn's C
 ) -> nn.Linear:
     "Logistic regression on standardised embeddings, every class with the same weight, as a layer."
-    from sklearn.linear_model import LogisticRegression # slow to import, needed only here
+    from sklearn.linear_model import LogisticRegression  # slow to import, needed only here
     mean, deviation = inputs.mean(0), _deviation(inputs)
     model = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
     model.fit(((inputs - mean) / deviation).double().numpy(), targets.numpy())

@@ -30,7 +30,7 @@ from ..evaluation.familiarity import familiarity
 from ..features.spectrograms import FrontEnd, MelFrontEnd
 from ..files import UserError, optional, write_bytes
 from .classifier import Classifier, Prepared
-from .twosteps import TwoStepTransform, split_length, take_two_steps, turns
+from .twosteps import take_two_steps
 
 # %% ../../nbs/6_inference/80_portable.ipynb #d5580393
 class Portable(nn.Module):
@@ -256,3 +256,11 @@ def export_tflite(
 ) -> dict: # 'file', 'megabytes', 'deviation'
     "Write a classifier as TensorFlow Lite, waveform → probabilities; raises `UserError`."
     return _convert_checked(classifier, place, ".tflite", tolerance, lambda given: tflite_content(given, batch), tflite_answers)
+
+# %% ../../nbs/6_inference/80_portable.ipynb #102c07f6
+from ..moves import moved
+
+# %% ../../nbs/6_inference/80_portable.ipynb #de93eefa
+__getattr__ = moved("nonspeech7k.inference.portable", {
+    "nonspeech7k.inference.twosteps": "TwoStepTransform split_length turns",
+})

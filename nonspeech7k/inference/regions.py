@@ -17,7 +17,7 @@ import soundfile
 import soxr
 from scipy.signal import butter, sosfilt
 
-from ..data.decoding import BadClip, LOUDEST, read_sound
+from ..data.decoding import LOUDEST, BadClip, read_sound
 from ..evaluation.events import level_track
 
 # %% ../../nbs/6_inference/45_regions.ipynb #597c0f08

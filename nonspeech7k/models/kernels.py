@@ -13,8 +13,13 @@ import torch
 from torch import nn
 
 from .residual import ResidualBlock, ResidualNetwork
-from .winograd import (CHUNK, PIXELS, Memory, Normalisation, block_backward, block_forward, convolve,
-                                         first_backward, first_forward, normalisation, shortcut)
+from nonspeech7k.models.winograd import (
+    Memory,
+    block_backward,
+    block_forward,
+    first_backward,
+    first_forward,
+)
 from ..native import Obstacle, vectors
 
 # %% ../../nbs/3_models/60_kernels.ipynb #39b8de81
@@ -44,7 +49,7 @@ class _Stages(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient:torch.Tensor):
-        ctx.saved_tensors # raises where a weight has changed, or the second time
+        ctx.saved_tensors # raises where a weight has changed, or the second time # noqa: B018
         gradients, (first, *blocks) = {}, ctx.tapes
         for tape in reversed(blocks): gradient = block_backward(tape, gradient, ctx.memory, gradients)
         first_backward(first, gradient, gradients)
@@ -145,3 +150,11 @@ def accelerate(
     "Let a network run on the own kernels where they can; `choose_kernels(network)` says whether."
     if choose_kernels(network).used: network.__class__ = AcceleratedNetwork
     return network
+
+# %% ../../nbs/3_models/60_kernels.ipynb #4479dbf9
+from ..moves import moved
+
+# %% ../../nbs/3_models/60_kernels.ipynb #711859a9
+__getattr__ = moved("nonspeech7k.models.kernels", {
+    "nonspeech7k.models.winograd": "CHUNK PIXELS Normalisation convolve normalisation shortcut",
+})

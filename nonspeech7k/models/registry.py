@@ -16,7 +16,7 @@ from .pretrained import TimmNetwork
 from .recurrent import AttentionNetwork, LstmNetwork
 from .residual import ResidualNetwork
 from .segments import SegmentNetwork
-from .summary import count_parameters, layer_table, multiply_adds
+from .summary import count_parameters, multiply_adds
 from .transformer import SpectrogramTransformer
 from .waveform import WaveformNetwork
 
@@ -41,3 +41,11 @@ def build_network(
     if kind not in NETWORKS:
         raise UserError(f"network.kind: {kind!r} is not known; allowed: {', '.join(NETWORKS)}")
     return NETWORKS[kind](classes, shape, **settings)
+
+# %% ../../nbs/3_models/90_registry.ipynb #e42cacc1
+from ..moves import moved
+
+# %% ../../nbs/3_models/90_registry.ipynb #ea98bb66
+__getattr__ = moved("nonspeech7k.models.registry", {
+    "nonspeech7k.models.summary": "layer_table",
+})

@@ -9,7 +9,7 @@ __all__ = ['ResidualBlock', 'residual_stages', 'ResidualNetwork']
 import torch
 from torch import nn
 
-from .layers import Dropout, convolution, dense_head, hand_out
+from .layers import convolution, dense_head
 
 # %% ../../nbs/3_models/20_residual.ipynb #f98589ec
 class ResidualBlock(nn.Module):
@@ -55,3 +55,11 @@ class ResidualNetwork(nn.Module):
     def embed(self, features:torch.Tensor) -> torch.Tensor: # (batch, hidden)
         "What the last layer sees of each clip."
         return self.head[:-1](self.stages(features))
+
+# %% ../../nbs/3_models/20_residual.ipynb #2b3c894c
+from ..moves import moved
+
+# %% ../../nbs/3_models/20_residual.ipynb #224e21f6
+__getattr__ = moved("nonspeech7k.models.residual", {
+    "nonspeech7k.models.layers": "Dropout hand_out",
+})

@@ -5,13 +5,17 @@
 # %% auto #0
 __all__ = ['count_parameters', 'multiply_adds', 'layer_table']
 
-# %% ../../nbs/3_models/15_summary.ipynb #7b5f69e4
+# %% ../../nbs/3_models/15_summary.ipynb #99454372
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.func import functional_call
+
+if TYPE_CHECKING:
+    import pandas
 
 # %% ../../nbs/3_models/15_summary.ipynb #9af473a9
 def count_parameters(
@@ -44,7 +48,7 @@ def multiply_adds(
     shape:tuple[int, int, int], # of the features: channels, bands, frames
 ) -> int:
     "The multiply-adds of one clip in evaluation: PyTorch's count of floating-point operations, halved."
-    from torch.utils.flop_counter import FlopCounterMode # slow to import, needed only here
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import, needed only here
     with FlopCounterMode(display=False) as counter: _try_shapes(network, shape)
     return counter.get_total_flops() // 2
 
@@ -80,7 +84,7 @@ def layer_table(
     depth:int|None=None, # parts of a name that are kept; None: all
 ) -> "pandas.DataFrame": # layer, kind, output shape, parameters
     "One row for each layer that a clip passes, or for each group of layers; shapes without the batch."
-    import pandas as pd # slow to import, needed only here
+    import pandas as pd  # slow to import, needed only here
     layers = {name: (layer, count) for name, layer, count in _layers(network)}
     shapes = _passed_shapes(network, {name: layer for name, (layer, _) in layers.items()}, shape)
     unused = [name for name, (_, count) in layers.items() if count and name not in shapes]

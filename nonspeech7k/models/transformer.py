@@ -7,17 +7,21 @@ __all__ = ['FURTHER', 'FILES', 'KIND', 'import_transformers', 'quietly', 'patch_
            'configuration', 'check_files', 'checkpoint_folder', 'check_kind', 'read_checkpoint', 'from_checkpoint',
            'architecture_of', 'SpectrogramTransformer']
 
-# %% ../../nbs/3_models/80_transformer.ipynb #737acf7b
+# %% ../../nbs/3_models/80_transformer.ipynb #ef38dfae
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..files import UserError, read_json
 from .pretrained import hub_file, import_library
+
+if TYPE_CHECKING:
+    import transformers
 
 # %% ../../nbs/3_models/80_transformer.ipynb #e2f4f949
 def import_transformers() -> ModuleType:

@@ -13,7 +13,7 @@ import pandas as pd
 from ..data.audit import audit
 from ..data.bank import Bank, open_bank
 from ..data.layouts import read_corpus
-from ..data.manifest import check_corpus, Corpus, each_label, paths
+from ..data.manifest import Corpus, check_corpus, each_label, paths
 from ..data.splits import assign_folds, join_copies, leak_note, refuse_leaks, split_test
 from ..evaluation.figures import plot_counts, plot_durations
 from ..evaluation.predictions import JUDGED

@@ -17,7 +17,7 @@ from ..files import cannot_write
 @contextmanager
 def _event_file(folder:Path) -> Iterator[Callable]:
     "A function that appends an event to a TensorBoard file at once, so that a full disk is noticed in time."
-    from tensorboard.compat.proto.event_pb2 import Event # slow to import, needed only here
+    from tensorboard.compat.proto.event_pb2 import Event  # slow to import, needed only here
     from tensorboard.summary.writer.record_writer import RecordWriter
     path = folder/f"events.out.tfevents.{time_ns()}"
     try:

@@ -17,9 +17,9 @@ import torch
 
 from ..data.manifest import Corpus, paths
 from ..evaluation.calibration import temper
+from ..evaluation.familiarity import SCORES, familiarity
 from ..evaluation.metrics import judge
 from ..evaluation.predictions import write_predictions
-from ..evaluation.familiarity import familiarity, SCORES
 from ..evaluation.rejection import judge_rejection
 from ..evaluation.uncertainty import bootstrap_intervals
 from ..files import UserError, listed, read_json, write_json

@@ -59,7 +59,7 @@ def execute(
     name:str, # one of STAGES
 ) -> Path: # the executed notebook, in the run's notebooks/
     "Execute a stage's notebook through papermill; raises `UserError` or `StageError`."
-    import papermill # slow to import, needed only here
+    import papermill  # slow to import, needed only here
     target = notebook_of(run, name)
     # papermill writes in place, and asks for this suffix
     partial = target.with_name(f".{name}.partial.ipynb")

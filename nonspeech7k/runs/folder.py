@@ -17,6 +17,7 @@ from time import perf_counter
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from ..evaluation.looks import png
 from ..files import UserError, cannot_write, read_json, write_bytes, write_json, write_text
@@ -98,7 +99,7 @@ def log(
 # %% ../../nbs/7_runs/10_folder.ipynb #33b951b7
 def write_figures(
     plots:Path, # the folder
-    drawn:dict[str, "matplotlib.figure.Figure"], # file name → figure
+    drawn:dict[str, Figure], # file name → figure
 ):
     "Write figures as PNG files."
     for name, figure in drawn.items(): write_bytes(plots/name, png(figure))
@@ -220,7 +221,7 @@ def alone(
     run:Run,
 ) -> Iterator:
     "A `with` in which no other process works on this run; raises `UserError` where one does."
-    import fcntl # not on Windows
+    import fcntl  # not on Windows
     with _lock_file(run.folder/".lock") as lock:
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..evaluation.calibration import before_and_after, calibrate_folds, temper
-from ..evaluation.uncertainty import all_intervals
+from ..evaluation.calibration import calibrate_folds, temper
+from ..evaluation.familiarity import familiarity
 from ..evaluation.metrics import judge, judge_several, summarise_folds
 from ..evaluation.predictions import predictions_table, truth_of
-from ..evaluation.familiarity import familiarity
 from ..evaluation.rejection import rejection_setting
+from ..evaluation.uncertainty import all_intervals
 from ..inference.classifier import Classifier, for_inference
 from ..models.summary import count_parameters
 from ..progress import progress
@@ -87,7 +87,7 @@ def calibration_of(
     return found, _temperatures(table["fold"].to_numpy(), found)
 
 # %% ../../nbs/7_runs/60_judgement.ipynb #f7c97026
-def _parts_of(table:pd.DataFrame) -> dict[str, pd.Series]: # bool rows
+def _judged_parts(table:pd.DataFrame) -> dict[str, pd.Series]: # bool rows
     "The validation clips and the test split, as far as there are any."
     parts = {"validation": table["fold"] > 0, "test": table["split"] == "test"}
     return {name: rows for name, rows in parts.items() if rows.any()}
@@ -102,7 +102,7 @@ def scaled_probabilities(
 ) -> dict[str, tuple]: # 'validation' and 'test' → truth, probabilities before and after scaling
     "What `calibration_figures` draws."
     found = {}
-    for name, rows in _parts_of(table).items():
+    for name, rows in _judged_parts(table).items():
         scaled = temper(logits[rows], temperatures[rows][:, None], labels_per_clip)
         truth = truth_of(table.loc[rows, "label"], labels, labels_per_clip)
         found[name] = (truth, temper(logits[rows], 1.0, labels_per_clip), scaled)

@@ -9,6 +9,7 @@ __all__ = ['OF_EARLIER_STAGES', 'judgement_figures', 'captions_of', 'surest_wron
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ..evaluation.calibration import calibration_figures
 from ..evaluation.figures import plot_confusion, plot_cv, plot_per_class
@@ -25,7 +26,7 @@ def judgement_figures(
     calibrated:dict, # of `scaled_probabilities`
     labels:list[str],
     note:str, # of the run
-) -> dict[str, "matplotlib.figure.Figure"]: # file name → figure
+) -> dict[str, Figure]: # file name → figure
     "The figures of the judgement; no confusion matrix with several labels a clip."
     result = metrics["test"] or metrics["cv"]
     drawn = {"cv_results.png": plot_cv(metrics["cv"], note=note),

@@ -46,7 +46,8 @@ def choose_device(
 # %% ../../nbs/4_training/20_devices.ipynb #c0492ef2
 def _xla_device() -> torch.device:
     "The XLA device of this process: a TPU, or what PJRT_DEVICE names."
-    try: import torch_xla # only for those who have a TPU
+    try:
+        import torch_xla  # only for those who have a TPU
     except ImportError as error:
         raise UserError("device: xla: torch_xla is not installed; on Kaggle or Colab choose a TPU runtime, "
                         "elsewhere set device to auto, cpu or cuda") from error

@@ -24,10 +24,18 @@ from ..models.layers import hand_out
 from ..progress import progress
 from ..recipe import seed_for
 from nonspeech7k.training.devices import (
-    Ranks, Resident, autocast, finish_step, keep_memory, ranks, seed_weights, seeded_generator, share_batch_norms,
+    Ranks,
+    Resident,
+    autocast,
+    finish_step,
+    keep_memory,
+    ranks,
+    seed_weights,
+    seeded_generator,
+    share_batch_norms,
 )
 from .losses import Loss, Objective, build_loss, class_weights, one_hot
-from .optimisers import OPTIMISERS, FlatAdam, FlatAdamW, FlatSGD, build_optimiser # also from here
+from .optimisers import build_optimiser  # also from here
 from .schedules import epoch_rates, known_beforehand
 from .state import AveragedWeights, State, load_state, save_state
 
@@ -304,7 +312,7 @@ def validation_scores(
     labels_per_clip:str="one", # or 'several'
 ) -> dict[str, float]: # valid_loss, valid_accuracy, valid_macro_f1
     "Loss, accuracy and macro-F1 over the classes that occur; raises ValueError for soft targets."
-    from sklearn.metrics import f1_score # slow to import, needed only here
+    from sklearn.metrics import f1_score  # slow to import, needed only here
     several = labels_per_clip == "several"
     if several and not ((targets == 0) | (targets == 1)).all(): raise ValueError("soft targets have no accuracy and no F1")
     predicted = (logits > 0).to(targets.dtype) if several else logits.argmax(1)
@@ -399,3 +407,11 @@ def _show_epoch(bar, record:dict, done:int):
     shown = {"loss": f"{record['train_loss']:.3f}"}
     if record["valid_macro_f1"] is not None: shown["F1"] = f"{record['valid_macro_f1']:.3f}"
     bar.set_postfix(shown, refresh=False)
+
+# %% ../../nbs/4_training/60_fit.ipynb #55bced1e
+from ..moves import moved
+
+# %% ../../nbs/4_training/60_fit.ipynb #74e44065
+__getattr__ = moved("nonspeech7k.training.fit", {
+    "nonspeech7k.training.optimisers": "OPTIMISERS FlatAdam FlatAdamW FlatSGD",
+})
