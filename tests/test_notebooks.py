@@ -131,6 +131,14 @@ def test_pipeline_notebook_has_parameters_and_exports_nothing(notebook):
     assert not exporting, f"{name(notebook)} only calls the library; move this to a library notebook:\n{exporting[0]}"
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
+def test_links_between_pages_lead_somewhere(notebook):
+    text = "\n".join(source(cell) for cell in cells(notebook) if cell["cell_type"] == "markdown")
+    links = re.findall(r"\]\(([^()\s]+)\)", re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE))
+    broken = [link for link in links if not re.match(r"[a-z]+:|#", link) and not (notebook.parent / link.split("#")[0]).exists()]
+    assert not broken, f"{name(notebook)} links to {broken}, which are not there"
+
+
 # Notebooks show before they tell
 
 ROOMS = [p for p in NOTEBOOKS if re.match(r"\d_", p.parent.name)]

@@ -136,10 +136,10 @@ class WaveformAugmentation(nn.Module):
         background:torch.Tensor|None=None, # (sounds, samples)
         snr:tuple[float, float]=tuple(BACKGROUND.snr), # dB from, to: the clip's power relative to the background's
         share:float=BACKGROUND.share, # of the clips that get a background
-        per_class:dict[int, dict]|None=None, # strengths by class number, where they differ
+        per_class:dict[int, dict]={}, # strengths by class number, where they differ # noqa: B006
     ):
         super().__init__()
-        self.strengths = Strengths(dict(roll=roll, gain=tuple(gain), pitch=pitch, speed=tuple(speed)), per_class or {})
+        self.strengths = Strengths(dict(roll=roll, gain=tuple(gain), pitch=pitch, speed=tuple(speed)), per_class)
         self.register_buffer("background", background, persistent=False)
         self.snr, self.share, speeds = tuple(snr), share, self.strengths.values["speed"]
         self.change_speed = Speed(min(low for low, _ in speeds), max(high for _, high in speeds)) \
@@ -165,11 +165,11 @@ class FeatureAugmentation(nn.Module):
         noise:float=AUGMENT.noise, # deviation; that of the features is 1
         frequency_mask:int=AUGMENT.frequency_mask, # bands at most
         time_mask:int=AUGMENT.time_mask, # frames at most
-        per_class:dict[int, dict]|None=None, # strengths by class number, where they differ
+        per_class:dict[int, dict]={}, # strengths by class number, where they differ # noqa: B006
     ):
         super().__init__()
         general = dict(noise=noise, frequency_mask=frequency_mask, time_mask=time_mask)
-        self.strengths = Strengths(general, per_class or {})
+        self.strengths = Strengths(general, per_class)
 
     def forward(self,
         features:torch.Tensor, # (batch, channels, bands, frames), standardised
