@@ -9,9 +9,10 @@ from pathlib import Path
 
 from benchmarks.baselines import RECIPE
 from benchmarks.common import RESULTS, machine, real_recordings
-from nonspeech7k.evaluation.comparison import compare_runs, spread_over_seeds
+from nonspeech7k.evaluation.comparison import spread_over_seeds
 from nonspeech7k.files import write_json
 from nonspeech7k.recipe import read_recipe
+from nonspeech7k.runs.comparing import compare_runs
 from nonspeech7k.runs.folder import enter_run
 from nonspeech7k.runs.stages import complete
 

@@ -172,7 +172,8 @@ def audit(
 # %% ../nbs/9_cli/10_cli.ipynb #62175bb8
 def _recipe_defaults() -> dict: # by the name of the argument
     "The defaults of the flags of `train`: those of the recipe's parts."
-    from nonspeech7k.recipe import ClipPart, PlateauPart, Recipe, SplitsPart, TrainPart
+    from nonspeech7k.parts import ClipPart, PlateauPart, SplitsPart, TrainPart
+    from nonspeech7k.recipe import Recipe
     clip, train = ClipPart(), TrainPart()
     return {"batch_size": train.batch_size, "num_epochs": train.epochs, "lr": train.lr, "weight_decay": train.weight_decay,
             "patience": PlateauPart().patience, "num_folds": SplitsPart().folds, "sample_rate": clip.rate,
@@ -190,7 +191,7 @@ def _longest_time_mask(
     seconds:float, # of a clip
 ) -> int: # frames
     "The recipe's longest mask in time, or a whole clip where that has fewer frames."
-    from nonspeech7k.recipe import AugmentPart, LogMelPart
+    from nonspeech7k.parts import AugmentPart, LogMelPart
     _, _, frames = LogMelPart().shape(int(rate * seconds))
     return min(AugmentPart().time_mask, frames)
 
@@ -421,7 +422,7 @@ def compare(
     out:Annotated[Path | None, typer.Option(help="Also write the comparison as JSON.")]=None,
 ):
     "Say which of two runs on the same clips is better, by how much, and how sure that is."
-    from nonspeech7k.evaluation.comparison import compare_runs, comparison_text
+    from nonspeech7k.runs.comparing import compare_runs, comparison_text
     found = compare_runs(first, second)
     typer.echo(comparison_text(found))
     if out: write_json(out, found)

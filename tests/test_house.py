@@ -76,6 +76,26 @@ def test_no_private_name_is_defined_in_two_modules():
     assert not twice, f"{twice}; say in each name what it does, or move it to where both can have it"
 
 
+def target(node: ast.ImportFrom, module: str) -> str:
+    "The module that an import names, with its dots written out."
+    above = module.split(".")[:-node.level] if node.level else []
+    return ".".join(above + ([node.module] if node.module else []))
+
+
+def at_hand(module: str) -> set[str]:
+    "What can be imported from a module without being fetched from elsewhere: its own names, and what it imports itself."
+    taken = {alias.asname or alias.name for node in TREES[module].body if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
+    return defined(module) | taken
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_names_are_imported_from_where_they_stand(module):
+    lost = [f"{other}.{alias.name}" for node in ast.walk(TREES[module]) if isinstance(node, ast.ImportFrom)
+            for other in [target(node, module)] if other in FILES
+            for alias in node.names if alias.name not in at_hand(other)]
+    assert not lost, f"{module}: {lost} have moved; import them from their new places"
+
+
 NAMES = dict(line.split(": ", 1) for line in (ROOT / "tests" / "public_names.txt").read_text(encoding="utf-8").splitlines())
 
 

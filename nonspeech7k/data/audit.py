@@ -17,9 +17,7 @@ from .findings import class_counts, facts_per_class, same_sounds, shifts, sound_
 from .manifest import Corpus, paths
 
 # most of these are here for those who import them from the audit
-from nonspeech7k.data.measurements import (
-    examine,
-)
+from .measurements import examine
 
 # %% ../../nbs/1_data/90_audit.ipynb #f53bb3ee
 def _names_in_short(

@@ -14,24 +14,8 @@ import pandas as pd
 
 from .finding import NOT_A_FILE, corpus_root, given_path, is_audio, path_key, relative_path, walk
 from .manifest import MANIFEST, Corpus, Problem
-from nonspeech7k.data.rows import (
-    Rows,
-    corpus_of_rows,
-    durations,
-    labels_of_ids,
-    reject_absent,
-    reject_duplicates,
-    reject_untrained,
-)
-from nonspeech7k.data.tables import (
-    Table,
-    missing_column,
-    plain_header,
-    plain_headers,
-    read_table,
-    rename_columns,
-    rows_where,
-)
+from .rows import Rows, corpus_of_rows, durations, labels_of_ids, reject_absent, reject_duplicates, reject_untrained
+from .tables import Table, missing_column, plain_header, plain_headers, read_table, rename_columns, rows_where
 from ..files import UserError
 
 # %% ../../nbs/1_data/25_nonspeech7k.ipynb #69d092f7

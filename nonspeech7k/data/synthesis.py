@@ -18,13 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 # most of these are here for those who import them from the corpus that they are in
-from nonspeech7k.data.sounds import (
-    LABELS,
-    synthesise,
-)
-from nonspeech7k.data.voices import (
-    draw_speaker,
-)
+from .sounds import LABELS, synthesise
+from .voices import draw_speaker
 from ..files import UserError, cannot_write
 from ..progress import progress
 

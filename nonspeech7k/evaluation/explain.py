@@ -20,13 +20,7 @@ from matplotlib.image import AxesImage
 from torch import nn
 
 from .looks import BLUE, GREY, INK, VERMILION, octave_places
-from nonspeech7k.evaluation.relevance import (
-    answers,
-    class_numbers,
-    explaining_library,
-    layerwise_relevance,
-    plain_copy,
-)
+from .relevance import answers, class_numbers, explaining_library, layerwise_relevance, plain_copy
 from ..files import UserError
 
 # %% ../../nbs/5_evaluation/80_explain.ipynb #20fde53f

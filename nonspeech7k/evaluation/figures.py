@@ -17,19 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from nonspeech7k.evaluation.looks import (
-    FAINT,
-    INK,
-    class_colours,
-    count_clips,
-    draw_spread,
-    plain_axes,
-    png,
-    rows_by_class,
-    strengths,
-    tint,
-    title_figure,
-)
+from .looks import FAINT, INK, class_colours, count_clips, draw_spread, plain_axes, png, rows_by_class, strengths, tint, title_figure
 from .pictures import plot_grid_spectrograms
 
 # %% ../../nbs/5_evaluation/40_figures.ipynb #02f79c25

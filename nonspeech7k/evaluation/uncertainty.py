@@ -14,13 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
-from nonspeech7k.evaluation.metrics import (
-    checked_predictions,
-    checked_several,
-    overall_scores,
-    overall_several,
-    predicted_classes,
-)
+from .metrics import checked_predictions, checked_several, overall_scores, overall_several, predicted_classes
 
 # %% ../../nbs/5_evaluation/20_uncertainty.ipynb #e9db418e
 def group_numbers(

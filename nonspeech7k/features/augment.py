@@ -14,7 +14,7 @@ from .draws import Draws
 from .pitch import shift_pitch
 from .policies import Strengths
 from .speed import Speed
-from ..recipe import AugmentPart, BackgroundPart
+from ..parts import AugmentPart, BackgroundPart
 
 # %% ../../nbs/2_features/20_augment.ipynb #f68670e9
 from .pitch import shift  # these stood here once, and are still found here

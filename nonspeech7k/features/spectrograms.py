@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 from torchaudio.functional import melscale_fbanks
 
 from ..native import call, ready, vectors
-from ..recipe import LogMelPart
+from ..parts import LogMelPart
 
 # %% ../../nbs/2_features/10_spectrograms.ipynb #32f2d1e9
 def fft_spectrum(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .spectrograms import PIECE, WHOLE, FrontEnd, band_powers, cut_frames, filter_groups, fourier_waves
-from ..recipe import TransformerFeaturesPart
+from ..parts import TransformerFeaturesPart
 
 # %% ../../nbs/2_features/50_transformer.ipynb #c37c68f4
 RATE, LENGTH, HOP, N_FFT = 16_000, 400, 160, 512 # Hz; samples in a frame, between frames, of the transform

@@ -10,7 +10,7 @@ import torch
 from torchaudio.functional import create_dct
 
 from .spectrograms import FrontEnd, MelFrontEnd, decibels
-from ..recipe import ImagePart, MfccPart, WaveformPart
+from ..parts import ImagePart, MfccPart, WaveformPart
 
 # %% ../../nbs/2_features/40_variants.ipynb #155ac447
 class Log1pMel(MelFrontEnd):

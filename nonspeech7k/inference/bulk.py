@@ -21,14 +21,7 @@ from ..data.decoding import BadClip
 from ..files import UserError, read_json, sweep, write_bytes
 from .classifier import Classifier, load_classifier, predict
 from .cluster import ray_data, ray_session
-from nonspeech7k.inference.jobs import (
-    Job,
-    job_of_folder,
-    list_clips,
-    lock_job,
-    open_job,
-    parquet_bytes,
-)
+from .jobs import Job, job_of_folder, list_clips, lock_job, open_job, parquet_bytes
 from ..progress import progress
 from ..training.devices import choose_device
 

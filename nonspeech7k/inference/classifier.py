@@ -34,11 +34,11 @@ from ..training.devices import autocast, keep_memory, precision
 # %% ../../nbs/6_inference/10_classifier.ipynb #bcd7d00e
 def to_probabilities(
     logits:torch.Tensor, # (batch, classes, …)
-    several:bool, # whether a clip may have several labels
+    labels_per_clip:str, # 'one' or 'several'
 ) -> np.ndarray: # the same shape, float64
     "The probability of each class: shares of 1 for one label a clip, each class by itself for several."
     logits = logits.detach().cpu().double()
-    return (logits.sigmoid() if several else logits.softmax(1)).numpy()
+    return (logits.softmax(1) if labels_per_clip == "one" else logits.sigmoid()).numpy()
 
 # %% ../../nbs/6_inference/10_classifier.ipynb #c04acd49
 class Configured(nn.Module):
@@ -49,8 +49,11 @@ class Configured(nn.Module):
     def labels(self) -> list[str]: return self.configuration["labels"]
 
     @property
-    def several(self) -> bool: # whether a clip may have several labels; files of format 1 know only one
-        return self.configuration.get("labels_per_clip", "one") == "several"
+    def labels_per_clip(self) -> str: # 'one' or 'several'; files of format 1 know only one
+        return self.configuration.get("labels_per_clip", "one")
+
+    @property
+    def several(self) -> bool: return self.labels_per_clip == "several"
 
     @property
     def temperature(self) -> float: return self.configuration["calibration"]["temperature"]
@@ -96,12 +99,12 @@ class Classifier(Configured):
     @torch.no_grad()
     def probabilities(self, waveforms:torch.Tensor) -> np.ndarray: # (batch, classes) float64
         "The probability of each class for each waveform; rows sum to 1 where a clip has one label."
-        return to_probabilities(self(waveforms), self.several)
+        return to_probabilities(self(waveforms), self.labels_per_clip)
 
     @torch.no_grad()
     def segment_probabilities(self, waveforms:torch.Tensor) -> np.ndarray: # (batch, classes, segments) float64
         "The probability of each class in each segment; raises `UserError` where the network has no segments."
-        return to_probabilities(self.segment_logits(waveforms), self.several)
+        return to_probabilities(self.segment_logits(waveforms), self.labels_per_clip)
 
     @torch.no_grad()
     def embed_waveforms(self, waveforms:torch.Tensor) -> np.ndarray: # (batch, units) float32
@@ -158,11 +161,11 @@ def build_classifier(
 # %% ../../nbs/6_inference/10_classifier.ipynb #33e5a294
 def mean_logits(
     logits:list[torch.Tensor], # one a member, each (batch, classes, …)
-    several:bool, # whether a clip may have several labels
+    labels_per_clip:str, # 'one' or 'several'
 ) -> torch.Tensor: # the same shape
     "Logits whose probabilities are the mean of the members' probabilities."
     stacked = torch.stack(logits)
-    if several: return logsigmoid(stacked).logsumexp(0) - logsigmoid(-stacked).logsumexp(0)
+    if labels_per_clip == "several": return logsigmoid(stacked).logsumexp(0) - logsigmoid(-stacked).logsumexp(0)
     return stacked.log_softmax(2).logsumexp(0) - np.log(len(logits))
 
 # %% ../../nbs/6_inference/10_classifier.ipynb #ab79d75c
@@ -187,7 +190,7 @@ class Ensemble(Classifier):
 
     def _mean(self, logits:list[torch.Tensor]) -> torch.Tensor:
         ordered = [part[:, order] for part, order in zip(logits, self.orders)]
-        return mean_logits(ordered, self.several) / self.temperature
+        return mean_logits(ordered, self.labels_per_clip) / self.temperature
 
     def embed_waveforms(self, waveforms:torch.Tensor) -> np.ndarray: # (batch, units of all members) float32
         "What the members' last layers see of each waveform, one beside the other."
@@ -211,7 +214,7 @@ def ensemble(
             raise UserError(f"model {number} of the ensemble has {what} {theirs}, the first has {mine}; "
                             f"join models that agree in this")
     shared = {key: first[key] for key in ("labels", "clip")} | {
-        "labels_per_clip": "several" if members[0].several else "one", "calibration": {"temperature": 1.0}}
+        "labels_per_clip": members[0].labels_per_clip, "calibration": {"temperature": 1.0}}
     return Ensemble(members, {"format": FORMAT} | shared | {"members": [each.configuration for each in members]})
 
 # %% ../../nbs/6_inference/10_classifier.ipynb #209baa8e
@@ -349,7 +352,7 @@ def _judge_clips(classifier:Classifier, clips:list[tuple[np.ndarray, float]]) ->
     "Label, probabilities and durations of clips, each a waveform and the seconds of its file."
     if not clips: return []
     limit, logits = classifier.configuration["clip"]["seconds"], classifier(_stacked(classifier, clips))
-    rows = zip(to_probabilities(logits, classifier.several), unfamiliar(classifier, logits), clips)
+    rows = zip(to_probabilities(logits, classifier.labels_per_clip), unfamiliar(classifier, logits), clips)
     return [_clip_answer(classifier, row, foreign) | {"seconds": round(duration, 3),
                                                 "judged_seconds": round(min(duration, limit), 3)}
             for row, foreign, (_, duration) in rows]

@@ -20,15 +20,7 @@ import torch
 from ..evaluation.events import Event
 from ..files import UserError
 from .classifier import Classifier, for_inference, has_segments
-from nonspeech7k.inference.regions import (
-    BLOCK,
-    Region,
-    gated_blocks,
-    runs,
-    sound_blocks,
-    sounding_regions,
-    tidied,
-)
+from .regions import BLOCK, Region, gated_blocks, runs, sound_blocks, sounding_regions, tidied
 from ..models.segments import segment_times
 
 # %% ../../nbs/6_inference/50_events.ipynb #1d78ef68

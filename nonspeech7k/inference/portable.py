@@ -61,7 +61,7 @@ def description(
     clip, rejection = classifier.configuration["clip"], classifier.rejection
     facts = {"labels": classifier.labels, "rate": clip["rate"], "seconds": clip["seconds"],
              "samples": round(clip["rate"] * clip["seconds"]), "temperature": classifier.temperature,
-             "labels_per_clip": "several" if classifier.several else "one",
+             "labels_per_clip": classifier.labels_per_clip,
              "rejection": rejection and {key: rejection[key] for key in ("score", "threshold")},
              "version": __version__}
     return facts | ({"synthetic": True} if classifier.configuration.get("synthetic") else {})

@@ -13,13 +13,7 @@ import torch
 from torch import nn
 
 from .residual import ResidualBlock, ResidualNetwork
-from nonspeech7k.models.winograd import (
-    Memory,
-    block_backward,
-    block_forward,
-    first_backward,
-    first_forward,
-)
+from .winograd import Memory, block_backward, block_forward, first_backward, first_forward
 from ..native import Obstacle, vectors
 
 # %% ../../nbs/3_models/60_kernels.ipynb #39b8de81

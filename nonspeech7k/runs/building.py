@@ -17,7 +17,8 @@ from ..features.registry import build_front_end
 from ..files import UserError
 from ..models.kernels import accelerate
 from ..models.registry import build_network
-from ..recipe import AugmentPart, ClipPart, Recipe
+from ..parts import AugmentPart, ClipPart
+from ..recipe import Recipe
 from ..training.devices import precision, ranks
 from ..training.fit import Learner, Optimisation
 

@@ -18,7 +18,8 @@ from ..data.splits import assign_folds, join_copies, leak_note, refuse_leaks, sp
 from ..evaluation.figures import plot_counts, plot_durations
 from ..evaluation.predictions import JUDGED
 from ..files import UserError, listed, write_json, write_text
-from ..recipe import CorpusPart, Recipe, SplitsPart, seed_for
+from ..parts import CorpusPart, SplitsPart
+from ..recipe import Recipe, seed_for
 from .folder import Run, note_of, stage, write_figures
 
 # %% ../../nbs/7_runs/20_corpus.ipynb #8217598a

@@ -19,8 +19,9 @@ from ..evaluation.rejection import rejection_setting
 from ..evaluation.uncertainty import all_intervals
 from ..inference.classifier import Classifier, for_inference
 from ..models.summary import count_parameters
+from ..parts import RejectPart
 from ..progress import progress
-from ..recipe import Recipe, RejectPart
+from ..recipe import Recipe
 from ..training.crossval import FoldPart, fold_parts
 from ..training.devices import Resident
 from ..training.fit import trained_clips

@@ -32,7 +32,7 @@ from ..evaluation.looks import png
 from ..evaluation.predictions import truth_of
 from ..files import UserError
 from ..inference.classifier import Classifier, for_inference
-from ..recipe import ClipPart
+from ..parts import ClipPart
 from .folder import titled
 from ..training.devices import Resident
 

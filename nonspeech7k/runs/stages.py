@@ -23,16 +23,7 @@ from .features import measure, open_clips
 from .fits import train
 from .fitted import classifier_as_trained, model_file
 from .folder import Run, enter_run, require, stage, write_figures
-from nonspeech7k.runs.judgement import (
-    calibrated_predictions,
-    calibration_for,
-    calibration_of,
-    judged,
-    judged_logits,
-    scaled_probabilities,
-    speeds_of,
-    study_of,
-)
+from .judgement import calibrated_predictions, calibration_for, calibration_of, judged, judged_logits, scaled_probabilities, speeds_of, study_of
 from .mistakes import Heard, judged_part, map_figure, mistakes_of
 from .page import judgement_figures, report_of
 from ..training.crossval import fold_parts

@@ -23,17 +23,7 @@ from ..files import UserError
 from ..models.layers import hand_out
 from ..progress import progress
 from ..recipe import seed_for
-from nonspeech7k.training.devices import (
-    Ranks,
-    Resident,
-    autocast,
-    finish_step,
-    keep_memory,
-    ranks,
-    seed_weights,
-    seeded_generator,
-    share_batch_norms,
-)
+from .devices import Ranks, Resident, autocast, finish_step, keep_memory, ranks, seed_weights, seeded_generator, share_batch_norms
 from .losses import Loss, Objective, build_loss, class_weights, one_hot
 from .optimisers import build_optimiser  # also from here
 from .schedules import epoch_rates, known_beforehand
