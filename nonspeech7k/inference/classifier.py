@@ -402,3 +402,9 @@ def read_waveforms(
 ) -> torch.Tensor: # (files, samples) float32, where the classifier is
     "The files as the classifier hears them; raises `BadClip` for a file that cannot be read."
     return torch.cat(list(_waveform_batches(classifier, files, 32, workers)))
+
+# %% ../../nbs/6_inference/10_classifier.ipynb #81e3cd81
+from ..moves import moved
+
+# %% ../../nbs/6_inference/10_classifier.ipynb #343aeaf3
+__getattr__ = moved("nonspeech7k.inference.classifier", {"nonspeech7k.models.folding": "PAIRS"})
