@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 import nonspeech7k
-from .files import UserError, sweep
+from .files import UserError, partial_of, sweep
 
 # %% ../nbs/0_ground/30_native.ipynb #23af18ae
 CHOICES = {"on": (), "avx2": ("-mno-avx512f",), "off": ()} # of NONSPEECH7K_KERNELS, with the compiler's options
@@ -77,7 +77,7 @@ def compile_plan() -> tuple[list[str], Path]: # the compiler with its options, a
 # %% ../nbs/0_ground/30_native.ipynb #c452969e
 def _compile(compiler:list[str], target:Path) -> Path: # with its options
     "Compile into a file of this process, then rename it."
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = partial_of(target)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     sweep(target.parent, deep=False)
     print("compiling the kernels for this processor, once", file=sys.stderr)

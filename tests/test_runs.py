@@ -299,15 +299,16 @@ def wait_for(process: subprocess.Popen, folder: Path, text: str, seconds: float 
         time.sleep(0.002)
 
 
-def test_ctrl_c_ends_with_a_sentence_and_leaves_no_kernel(tiny, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda sent: sent.name)
+def test_signal_ends_with_a_sentence_and_leaves_no_kernel(tiny, tmp_path, sent):
     changes = [*tiny, "train.epochs=1000"]
     folder = prepared(tmp_path / "run", changes)
     process = start("run", "demo", "--out", folder, *sets(changes))
     wait_for(process, folder, "fold 1: epoch 2")
     kernels = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    assert process.returncode == 128 + sent
     assert said.splitlines()[-1].startswith("nonspeech7k: stopped; the same command goes on") and "Traceback" not in said, said
     assert kernels and not psutil.wait_procs(kernels, timeout=10)[1], "the kernel trains on"
     assert (folder / "models" / "best_fold1.state").exists()
@@ -318,7 +319,7 @@ def test_killed_run_goes_on_to_the_same_bytes(whole, inside, tiny, tmp_path):
     process = start("run", "demo", "--out", folder, *sets(tiny))
     wait_for(process, folder, "fold 2: epoch 1")
     kill(process)
-    (folder / "models" / f".best_fold2.state.{process.pid}.partial").write_bytes(b"what a kill in the middle of writing leaves")
+    (folder / "models" / f".best_fold2.state.0123456789abcdef.{process.pid}.partial").write_bytes(b"what a kill in the middle of writing leaves")
     assert not json.loads((folder / "stages.json").read_text())["3_training"]["finished"], "killed too late to test anything"
     assert (folder / "models" / "best_fold2.state").exists()
 

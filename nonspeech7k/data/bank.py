@@ -16,7 +16,7 @@ import numpy as np
 
 from .decoding import BadClip, faults_returned, in_parts, read_sixteen_bits, restore
 from .kept import file_digests, index_of, read_index, write_index
-from ..files import UserError, cannot_write, read_json, sweep, write_json
+from ..files import UserError, cannot_write, partial_of, read_json, sweep, write_json
 
 # %% ../../nbs/1_data/75_bank.ipynb #fe44d25f
 VERSION = 2 # of decoding and of the bank's format; part of its name
@@ -154,7 +154,7 @@ def _build_bank(
 ) -> dict[str, str]: # what is wrong with the contents that cannot be decoded
     "Decode one file of each content into a new bank; what is wrong with the contents that cannot be decoded."
     contents = list(files)
-    partial = folder/f".{bank_key(contents, rate, seconds)}.{os.getpid()}.partial"
+    partial = partial_of(folder/bank_key(contents, rate, seconds))
     sweep(folder, deep=False)
     try:
         start = _reserve_array(partial/"clips.npy", len(contents), round(rate * seconds))

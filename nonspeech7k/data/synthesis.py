@@ -20,7 +20,7 @@ from tqdm import tqdm
 # most of these are here for those who import them from the corpus that they are in
 from .sounds import LABELS, synthesise
 from .voices import draw_speaker
-from ..files import UserError, cannot_write
+from ..files import UserError, cannot_write, partial_of
 from ..progress import progress
 
 # %% ../../nbs/1_data/55_synthesis.ipynb #03ac3a1e
@@ -182,7 +182,7 @@ def write_demo(
         if value < least: raise UserError(f"{name}={value}: must be {least} or more")
     folder, readme, plans = Path(folder), _demo_readme(seed, train, test, rate), _demo_plans(seed, train, test)
     place = folder.resolve()
-    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    partial = partial_of(place)
     try:
         if _demo_is_there(folder, readme, dict(train=train, test=test)): return folder
         partial.mkdir(parents=True)

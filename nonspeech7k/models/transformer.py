@@ -103,6 +103,8 @@ def configuration(
     "The configuration of a transformer for features of a shape; raises `UserError` where they do not fit."
     channels, bands, frames = shape
     check_parts(channels, hidden, heads)
+    if unknown := sorted(set(config or {}) - set(FURTHER)): # a file's settings may come from anybody
+        raise UserError(f"network.config: {', '.join(unknown)}: not known; allowed: {', '.join(FURTHER)}")
     settings = {"intermediate_size": 4 * hidden} | (config or {})
     found = import_transformers().ASTConfig(
         hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_mel_bins=bands,
