@@ -71,6 +71,12 @@ def test_every_notebook_makes_its_own_module():
     assert not misnamed, f"{misnamed}: a room is called FLOOR_name/PLACE_module, with one digit for the floor and two for the place"
 
 
+def test_drawing_of_the_house_has_every_room():
+    drawing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("```text\n 9_cli")[2].partition("```")[0]
+    rooms = {module.rpartition(".")[2] for module, room in FLOORS.items() if not room.startswith("moved/")}
+    assert not (missing := sorted(room for room in rooms if not re.search(rf"\b{room}\b", drawing))), f"CONTRIBUTING.md does not draw {missing}"
+
+
 def test_every_place_is_taken_once():
     places = [re.match(r"\d_\w+/\d\d", room)[0] for room in FLOORS.values() if not room.startswith("moved/")]
     assert not (twice := {place for place in places if places.count(place) > 1}), f"two notebooks stand at {sorted(twice)}"
@@ -119,7 +125,8 @@ def test_notebook_is_small(notebook):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
 def test_notebook_holds_no_error(notebook):
-    failed = [output["ename"] for cell in cells(notebook) for output in cell.get("outputs", []) if output["output_type"] == "error"]
+    failed = [output.get("ename") or output["name"] for cell in cells(notebook) for output in cell.get("outputs", [])
+              if output["output_type"] == "error" or output.get("name") == "stderr"]
     assert not failed, f"{name(notebook)} was saved with {failed}; mend it and run it again"
 
 

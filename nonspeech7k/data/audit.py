@@ -15,8 +15,6 @@ import pandas as pd
 
 from .findings import class_counts, facts_per_class, same_sounds, shifts, sound_facts
 from .manifest import Corpus, paths
-
-# most of these are here for those who import them from the audit
 from .measurements import examine
 
 # %% ../../nbs/1_data/90_audit.ipynb #f53bb3ee

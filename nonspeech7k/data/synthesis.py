@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-# most of these are here for those who import them from the corpus that they are in
 from .sounds import LABELS, synthesise
 from .voices import draw_speaker
 from ..files import UserError, cannot_write, partial_of

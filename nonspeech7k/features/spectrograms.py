@@ -410,7 +410,7 @@ class LogMel(MelFrontEnd):
     def compress(self, power:torch.Tensor) -> torch.Tensor: return decibels(power, self.top_db) # (batch, frames, bands)
 
     def decibels(self, waveforms:torch.Tensor) -> torch.Tensor: # (batch, samples) → (batch, 1, bands, frames)
-        "Mel spectrograms in dB relative to full scale, not yet standardised."
+        "Mel spectrograms in dB of the unscaled power spectrum, in which a full-scale sine has about +55 dB at n_fft 2048; not yet standardised."
         return self.levels(waveforms)
 
 # %% ../../nbs/2_features/10_spectrograms.ipynb #bc21ed26

@@ -52,8 +52,9 @@ def launch(
     "Do some work in several processes at once; raises what the first of them raised that failed."
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL) # the error itself says it better
-    here = LaunchConfig(1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+    for quiet in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
+        logging.getLogger(quiet).setLevel(logging.CRITICAL) # the error itself says it better
+    here = LaunchConfig(1, 1, processes, run_id="nonspeech7k", rdzv_backend="c10d", rdzv_endpoint="localhost:0",
                         max_restarts=0, start_method="spawn") # CUDA does not survive a fork
     with _signals_kept():
         try: elastic_launch(here, work)(folder)
