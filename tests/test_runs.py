@@ -299,6 +299,19 @@ def wait_for(process: subprocess.Popen, folder: Path, text: str, seconds: float 
         time.sleep(0.002)
 
 
+def test_nothing_that_lies_in_the_working_folder_is_imported(tiny, tmp_path, monkeypatch):
+    from nonspeech7k.runs.execution import execute
+    from nonspeech7k.runs.folder import open_run
+    planted = tmp_path / "recordings"
+    planted.mkdir()
+    for module in ("numpy", "yaml", "nonspeech7k", "sitecustomize"):
+        (planted / f"{module}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({module!r})\nraise SystemExit")
+    monkeypatch.chdir(planted)
+    run = open_run("demo", tmp_path / "run", tiny)
+    execute(run, "1_eda")
+    assert run.finished("1_eda") and not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda sent: sent.name)
 def test_signal_ends_with_a_sentence_and_leaves_no_kernel(tiny, tmp_path, sent):
     changes = [*tiny, "train.epochs=1000"]
