@@ -33,7 +33,7 @@ def defined(module: str) -> set[str]:
     return names
 
 
-def private(name: str) -> bool: return name.startswith("_") and not name.startswith("__")
+def private(name: str) -> bool: return name.startswith("_") and not name.startswith("__") and name != "_all_"  # nbdev's list of further public names
 
 
 # Short

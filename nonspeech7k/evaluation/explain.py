@@ -7,7 +7,7 @@ __all__ = ['STEPS', 'METHODS', 'NAMES', 'ORDERS', 'integrated_gradients', 'last_
            'plot_explanation', 'patch_order', 'hidden_probabilities', 'deletion_test', 'deletion_areas',
            'plot_deletion']
 
-# %% ../../nbs/5_evaluation/80_explain.ipynb #21604e3a
+# %% ../../nbs/5_evaluation/80_explain.ipynb #bb91d901
 from functools import partial
 
 import numpy as np
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import nn
 
+from ..data.manifest import check_labels_per_clip
 from .looks import BLUE, GREY, INK, VERMILION, octave_places
 from .relevance import answers, class_numbers, explaining_library, layerwise_relevance, plain_copy
 from ..files import UserError
@@ -233,6 +234,7 @@ def hidden_probabilities(
     fill:float=0.0, # what is put in place of what is hidden
 ) -> np.ndarray: # (batch, stages) probability of the target
     "The probability of a class while its spectrogram disappears."
+    check_labels_per_clip(labels_per_clip)
     stages = []
     for share in shares:
         logits = network(features.masked_fill(order[:, None] < share, fill))

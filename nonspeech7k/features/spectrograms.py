@@ -362,6 +362,7 @@ class MelFrontEnd(MelTransform):
     "What mel spectrograms share: windows, transform, filters, deltas. A kind defines `compress`."
     def __init__(self,
         rate:int, # Hz
+        *,
         bands:int|None=None, # of the features; None: as many as mel bands
         deltas:int=LOG_MEL.deltas, # further channels: 1 for the change along time, 2 for its change too
         normalise:str=LOG_MEL.normalise, # 'corpus', 'band', 'clip' or 'none', as in `Normalised`

@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'WITH_WEIGHTS', 'PIECE', 'THRESHOLD', 'to_probabilities', '
            'describe', 'build_classifier', 'mean_logits', 'Ensemble', 'ensemble', 'Prepared', 'for_inference',
            'save_classifier', 'load_classifier', 'unfamiliar', 'predict', 'embed_files', 'read_waveforms']
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #c2509400
+# %% ../../nbs/6_inference/10_classifier.ipynb #03c7c981
 import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 
 from ..data.decoding import BadClip
+from ..data.manifest import check_labels_per_clip
 from ..data.reading import find_sounds, read_batches
 from ..evaluation.familiarity import familiarity
 from ..features.registry import build_front_end
@@ -38,6 +39,7 @@ def to_probabilities(
     labels_per_clip:str, # 'one' or 'several'
 ) -> np.ndarray: # the same shape, float64
     "The probability of each class: shares of 1 for one label a clip, each class by itself for several."
+    check_labels_per_clip(labels_per_clip)
     logits = logits.detach().cpu().double()
     return (logits.softmax(1) if labels_per_clip == "one" else logits.sigmoid()).numpy()
 
@@ -167,6 +169,7 @@ def mean_logits(
     labels_per_clip:str, # 'one' or 'several'
 ) -> torch.Tensor: # the same shape
     "Logits whose probabilities are the mean of the members' probabilities."
+    check_labels_per_clip(labels_per_clip)
     stacked = torch.stack(logits)
     if labels_per_clip == "several": return logsigmoid(stacked).logsumexp(0) - logsigmoid(-stacked).logsumexp(0)
     return stacked.log_softmax(2).logsumexp(0) - np.log(len(logits))
