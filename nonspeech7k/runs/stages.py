@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Judgement', 'ask', 'evaluate', 'repetitions', 'complete']
 
-# %% ../../nbs/7_runs/75_stages.ipynb #3cd66e2b
+# %% ../../nbs/7_runs/75_stages.ipynb #2154d889
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..evaluation.comparison import spread_over_seeds
 from ..evaluation.predictions import write_predictions
 from ..files import read_json, write_bytes, write_json, write_text
 from ..inference.classifier import Classifier, save_classifier
+from ..parts import RejectPart
 from .building import front_end_of
 from .corpus import explore
 from .features import measure, open_clips
@@ -26,7 +27,7 @@ from .folder import Run, enter_run, require, stage, write_figures
 from .judgement import calibrated_predictions, calibration_for, calibration_of, judged, judged_logits, scaled_probabilities, speeds_of, study_of
 from .mistakes import Heard, judged_part, map_figure, mistakes_of
 from .page import judgement_figures, report_of
-from ..training.crossval import fold_parts
+from ..training.crossval import FoldPart, fold_parts
 from ..training.devices import Resident
 
 # %% ../../nbs/7_runs/75_stages.ipynb #692e155a
@@ -37,54 +38,68 @@ class Judgement:
     calibration:dict # of metrics.json
     calibrated:dict[str, tuple] # truth and probabilities before and after scaling, by part
 
-# %% ../../nbs/7_runs/75_stages.ipynb #d2d3c59b
+# %% ../../nbs/7_runs/75_stages.ipynb #6d059f58
 def ask(
-    run:Run,
     classifiers:dict[str, Classifier], # of each fit, by its name, as trained
     clips:Resident,
+    manifest:pd.DataFrame, # of the clips, in their order
+    labels:list[str],
+    labels_per_clip:str, # 'one' or 'several'
+    reject:RejectPart|None, # of the recipe
 ) -> Judgement:
     "Ask the classifiers about the clips that they have not heard, and calibrate what they say."
-    labels, kind = run.labels, run.labels_per_clip
-    table, logits = judged_logits(classifiers, clips, run.manifest)
-    calibration, temperatures = calibration_of(table, logits, labels, kind, run.recipe.reject)
-    calibrated = scaled_probabilities(table, logits, temperatures, labels, kind)
+    table, logits = judged_logits(classifiers, clips, manifest)
+    calibration, temperatures = calibration_of(table, logits, labels, labels_per_clip, reject)
+    calibrated = scaled_probabilities(table, logits, temperatures, labels, labels_per_clip)
     if "test" in calibrated: calibration["test"] = before_and_after(*calibrated["test"])
-    return Judgement(calibrated_predictions(table, logits, temperatures, labels, kind), calibration, calibrated)
+    return Judgement(calibrated_predictions(table, logits, temperatures, labels, labels_per_clip), calibration, calibrated)
 
-# %% ../../nbs/7_runs/75_stages.ipynb #593abea6
-def _store_calibration(run:Run, classifiers:dict[str, Classifier], calibration:dict):
+# %% ../../nbs/7_runs/75_stages.ipynb #1bf75960
+def _enter_calibration(classifiers:dict[str, Classifier], parts:list[FoldPart], calibration:dict, reject:RejectPart|None):
     "Enter each classifier's temperature, which was fitted on clips that it is not judged on."
-    for part in fold_parts(run.manifest):
-        classifiers[part.name].configuration["calibration"] = calibration_for(part, calibration, run.recipe.reject)
-        save_classifier(classifiers[part.name], model_file(run, part))
+    for part in parts:
+        classifiers[part.name].configuration["calibration"] = calibration_for(part, calibration, reject)
 
-# %% ../../nbs/7_runs/75_stages.ipynb #8b718a9b
-def _metrics_of(run:Run, judgement:Judgement, final:Classifier, repeated:list[dict]) -> dict:
-    "The content of metrics.json."
-    recipe, manifest, predictions = run.recipe, run.manifest, judgement.predictions
-    metrics = judged(predictions, run.labels, manifest.set_index("path")["group"], run.labels_per_clip)
-    about, histories = read_json(run.folder/"environment.json"), read_json(run.folder/"training.json")
-    metrics |= {"calibration": judgement.calibration, "study": study_of(recipe, manifest, run.audit, about, final)}
-    metrics |= speeds_of(run.stages, histories, manifest, recipe.train.batch_size, len(predictions))
-    seeds = [recipe.seed, *recipe.further_seeds]
+# %% ../../nbs/7_runs/75_stages.ipynb #a0ddc726
+def _metrics_of(
+    judgement:Judgement,
+    manifest:pd.DataFrame,
+    labels:list[str],
+    labels_per_clip:str, # 'one' or 'several'
+    about:dict, # 'study', 'seconds' and 'clips_per_second' of metrics.json
+    seeds:list[int], # of the recipe: the run's own, then the further ones
+    repeated:list[dict], # the metrics of the runs with the further ones
+) -> dict: # the content of metrics.json
+    "Every number of a judgement."
+    metrics = judged(judgement.predictions, labels, manifest.set_index("path")["group"], labels_per_clip)
+    metrics |= {"calibration": judgement.calibration} | about
     return metrics | ({"seeds": {"seeds": seeds} | spread_over_seeds([metrics, *repeated])} if repeated else {})
 
-# %% ../../nbs/7_runs/75_stages.ipynb #b90cb3f2
-def _map(run:Run, heard:Heard, part:pd.DataFrame, classifiers:dict[str, Classifier]) -> dict[str, tuple]:
+# %% ../../nbs/7_runs/75_stages.ipynb #e42f2f49
+def _about(run:Run, final:Classifier, judged_clips:int) -> dict: # keys of metrics.json
+    "What was judged, by what, and how fast."
+    recipe, manifest, environment = run.recipe, run.manifest, read_json(run.folder/"environment.json")
+    histories = read_json(run.folder/"training.json")
+    return ({"study": study_of(recipe, manifest, run.audit, environment, final)}
+            | speeds_of(run.stages, histories, manifest, recipe.train.batch_size, judged_clips))
+
+# %% ../../nbs/7_runs/75_stages.ipynb #073aa20a
+def _map(heard:Heard, part:pd.DataFrame, classifiers:dict[str, Classifier], note:str, word:str) -> dict[str, tuple]:
     "The map of the test clips or, without a test split, of the first fold's clips."
-    fit = fold_parts(run.manifest)[-1 if (part["split"] == "test").all() else 0]
+    fit = fold_parts(heard.manifest)[-1 if (part["split"] == "test").all() else 0]
     if fit.number: part = part[part["fold"] == fit.number]
     of = f"the {fit.name} model" if fit.number else "the final model"
-    return map_figure(heard, part, classifiers[fit.name], of, run.note, group_word(run.audit["layout"]))
+    return map_figure(heard, part, classifiers[fit.name], of, note, word)
 
-# %% ../../nbs/7_runs/75_stages.ipynb #69c3ccda
+# %% ../../nbs/7_runs/75_stages.ipynb #c26feff4
 def _draw(run:Run, judgement:Judgement, metrics:dict, classifiers:dict[str, Classifier], clips:Resident):
     "Write the figures of the judgement and the report."
     write_figures(run.folder/"plots", judgement_figures(metrics, judgement.calibrated, run.labels, run.note))
     recipe, predictions = run.recipe, judgement.predictions
     heard = Heard(clips, run.manifest, run.labels, front_end_of(recipe, run.device), recipe.clip)
     errors = mistakes_of(heard, predictions, run.labels_per_clip)
-    drawn = _map(run, heard, judged_part(predictions), classifiers) if run.labels_per_clip == "one" else {}
+    word = group_word(run.audit["layout"])
+    drawn = _map(heard, judged_part(predictions), classifiers, run.note, word) if run.labels_per_clip == "one" else {}
     for name, (content, _, _) in drawn.items(): write_bytes(run.folder/"plots"/name, content)
     write_text(run.folder/"report.html", report_of(run, metrics, predictions, errors, drawn))
 
@@ -101,18 +116,21 @@ def evaluate(
         repeated.append(_judge(again, []))
     return _judge(run, repeated)
 
-# %% ../../nbs/7_runs/75_stages.ipynb #64b25a1b
+# %% ../../nbs/7_runs/75_stages.ipynb #2ddf1065
 def _judge(run:Run, repeated:list[dict]) -> dict:
     "The judgement of one run; with the metrics of its repetitions also their spread."
     if run.finished("4_evaluation"): return read_json(run.folder/"metrics.json")
     with stage(run, "4_evaluation") as lap:
-        clips, parts = open_clips(run), fold_parts(run.manifest)
+        clips, parts, recipe = open_clips(run), fold_parts(run.manifest), run.recipe
         classifiers = {part.name: classifier_as_trained(run, part) for part in parts}
-        judgement = ask(run, classifiers, clips)
+        judgement = ask(classifiers, clips, run.manifest, run.labels, run.labels_per_clip, recipe.reject)
         write_predictions(run.folder/"predictions.csv", judgement.predictions)
-        _store_calibration(run, classifiers, judgement.calibration)
+        _enter_calibration(classifiers, parts, judgement.calibration, recipe.reject)
+        for part in parts: save_classifier(classifiers[part.name], model_file(run, part))
         lap()
-        metrics = _metrics_of(run, judgement, classifiers[parts[-1].name], repeated)
+        about = _about(run, classifiers[parts[-1].name], len(judgement.predictions))
+        metrics = _metrics_of(judgement, run.manifest, run.labels, run.labels_per_clip, about,
+                              [recipe.seed, *recipe.further_seeds], repeated)
         write_json(run.folder/"metrics.json", metrics)
         _draw(run, judgement, metrics, classifiers, clips)
     return read_json(run.folder/"metrics.json")
