@@ -58,7 +58,7 @@ def surest_wrong_answers(
     most:int=15, # clips
 ) -> pd.DataFrame: # path, label, predicted, probability
     "The most confident wrong answers on the test split, or in validation where there is none."
-    part = judged_part(predictions) if (predictions["split"] == "test").any() else predictions
+    part = judged_part(predictions)
     wrong = part[part["label"] != part["predicted"]]
     wrong = wrong.assign(probability=wrong[labels].max(axis=1)).nlargest(most, "probability")
     return wrong[["path", "label", "predicted", "probability"]]
