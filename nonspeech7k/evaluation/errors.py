@@ -72,6 +72,15 @@ def _cut_at_quantiles(
     return pd.cut(numbers, [-np.inf, *inner, np.inf], labels=[f"{name} {unit}".strip() for name in names])
 
 # %% ../../nbs/5_evaluation/65_errors.ipynb #ef763254
+def _few_numbers(
+    numbers:pd.Series, # few different ones; missing ones stay missing
+    unit:str, # said after each: 's'
+) -> pd.Series: # of ordered categories
+    "A few different numbers as a person writes them, '1.6 s' for 1.5998333, in their order."
+    name = lambda number: f"{number:.3g} {unit}"
+    names = list(dict.fromkeys(name(number) for number in sorted(numbers.dropna().unique())))
+    return numbers.map(name, na_action="ignore").astype(pd.CategoricalDtype(names, ordered=True))
+
 def binned(
     values:pd.Series, # numbers or words, one a clip; missing ones stay missing
     unit:str="", # of numbers: 's'
@@ -82,6 +91,7 @@ def binned(
     values = values.where(values.astype(str) != "")
     numbers = pd.to_numeric(values, errors="coerce")
     if numbers.notna().sum() == values.notna().sum() and numbers.nunique() > most: return _cut_at_quantiles(numbers, unit, bins)
+    if unit and numbers.notna().sum() == values.notna().sum(): return _few_numbers(numbers, unit)
     frequent = values.dropna().astype(str).value_counts()
     kept = list(frequent.index[:most] if len(frequent) <= most else frequent.index[:most - 1])
     words = values.astype(object).map(lambda value: value if pd.isna(value) else str(value) if str(value) in kept else "other")

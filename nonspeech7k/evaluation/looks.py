@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from .letters import literal_texts
+
 # %% ../../nbs/5_evaluation/35_looks.ipynb #cc278397
 INK, FAINT = "#3b3b3b", "#e3e3e3" # of letters and lines; of the grid behind them
 COLOURBLIND = ( # seaborn's palette of that name, without its import, which takes longer than a figure
@@ -108,6 +110,7 @@ def title_figure(
     lines = textwrap.fill(text, max(20, int(10.5 * figure.get_figwidth())))
     figure.get_layout_engine().set(w_pad=0.09, h_pad=0.07) # inches of white around every panel
     figure.suptitle(lines, x=0.012, ha="left", fontsize=11.5, fontweight="bold", color=INK)
+    literal_texts(figure)
 
 # %% ../../nbs/5_evaluation/35_looks.ipynb #b1436340
 def png(
@@ -117,7 +120,7 @@ def png(
     """A figure as PNG;
     the same figure gives the same bytes, since neither time nor program version is written into them."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    literal_texts(figure).savefig(content, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     return content.getvalue()
 
 # %% ../../nbs/5_evaluation/35_looks.ipynb #ebbb04da

@@ -8,6 +8,7 @@ __all__ = ['groups_called', 'opening', 'seeds_sentence', 'why_groups', 'calibrat
 
 # %% ../../nbs/5_evaluation/68_words.ipynb #9b13e830
 from ..data.manifest import group_word
+from .letters import unshown_letters
 from .scores import counted, headline, join_words, mean_std_text, percent
 
 # %% ../../nbs/5_evaluation/68_words.ipynb #36569948
@@ -98,11 +99,23 @@ def _about_confidence(
     return (f"On the validation clips the networks were {percent(before['confidence'])} sure on average and right in "
             f"{percent(before['accuracy'])}: {verdict}.")
 
-# %% ../../nbs/5_evaluation/68_words.ipynb #9d75d6e2
+# %% ../../nbs/5_evaluation/68_words.ipynb #0a2e8621
+def _without_temperature(
+    scaling:dict, # 'temperature', 'gain' and 'error' of `calibrate_folds`
+) -> str: # two sentences
+    "Why the probabilities stay as they are."
+    error = "" if scaling["error"] is None else f" ± {scaling['error']:.3f}"
+    return (f"The temperature that the validation clips ask for, {scaling['temperature']:.2f}, does not help on clips that "
+            f"it was not fitted on: it changes the loss of a clip by {-scaling['gain']:+.3f}{error}. So there is none, "
+            f"and the probabilities are the network's own.")
+
+# %% ../../nbs/5_evaluation/68_words.ipynb #743006c4
 def _about_temperature(
     found:dict, # 'calibration' of metrics.json
 ) -> str: # two sentences
     "What the temperature did, and which one is kept."
+    scaling = found.get("scaling", {"used": True})
+    if not scaling["used"]: return _without_temperature(scaling)
     before, after = found["before"]["ece_width"], found["after"]["ece_width"]
     did, course = "does not lower", f"{before:.3f} before, {after:.3f} after"
     if after < before: did, course = "lowers", f"from {before:.3f} to {after:.3f}"
@@ -182,20 +195,32 @@ def _about_comparison(
     return (f"For comparison: always answering {frequent} would be right in "
             f"{percent(support[frequent] / score['n'])} of the clips.")
 
-# %% ../../nbs/5_evaluation/68_words.ipynb #f9fbd635
+# %% ../../nbs/5_evaluation/68_words.ipynb #20f47e15
+def _about_letters(
+    labels:list[str], # class names
+) -> str: # a sentence, '' where nothing need be said
+    "Which letters the figures cannot show."
+    missing = unshown_letters(labels)
+    if not missing: return ""
+    return (f"This machine has no font for {missing[:20]}{'…' if len(missing) > 20 else ''}, so the figures show boxes "
+            f"there; install one that has them, such as Noto Sans CJK, and draw them again.")
+
+# %% ../../nbs/5_evaluation/68_words.ipynb #84d4658b
 def caveats(
     metrics:dict, # the content of metrics.json
 ) -> list[str]: # sentences; the last is always there
     "What to keep in mind about the size of the scores."
     score = headline(metrics)
     support = {label: row["support"] for label, row in score["per_class"].items()}
-    sentences = [_about_width(score), _about_rare(support), _about_unjudged(support), _about_comparison(score, support)]
+    sentences = [_about_width(score), _about_rare(support), _about_unjudged(support), _about_letters(list(support)),
+                 _about_comparison(score, support)]
     return [sentence for sentence in sentences if sentence]
 
 # %% ../../nbs/5_evaluation/68_words.ipynb #f6879ccf
 def _about_folds(
     metrics:dict, # the content of metrics.json
     grouped:bool, # whether the corpus knows which clips belong together
+    leaking:bool=False, # whether the audit has found clips on both sides
 ) -> tuple[bool, str]: # whether it is a warning; the sentence
     "What the folds keep apart."
     study, word = metrics["study"], groups_called(metrics)
@@ -208,8 +233,9 @@ def _about_folds(
         return (False, f"The {folds} are the corpus's own, taken as they are, so the scores can be set beside others "
                        f"on the same folds.")
     if grouped:
-        return (False, f"The {folds} are grouped: all clips of one {word} are in the same fold, so no {word} is on "
-                       f"both sides, in training and in validation.")
+        return (False, f"The {folds} are grouped: all clips of one {word} are in the same fold"
+                       + (", but for what the first line names." if leaking else
+                          f", so no {word} is on both sides, in training and in validation."))
     return False, f"The {folds} are drawn clip by clip, with the classes in equal shares."
 
 # %% ../../nbs/5_evaluation/68_words.ipynb #e19def59
@@ -254,7 +280,7 @@ def protocol(
                      "then too good.")
     best = _BEST_BY[metrics["study"].get("best_by", "macro_f1")]
     leaks = [(True, f"{audit['leaks'][:1].upper()}{audit['leaks'][1:]}.")] if audit.get("leaks") else []
-    return [*leaks, _about_folds(metrics, grouped), *([] if grouped else [unknown]), *_about_test(metrics, audit),
+    return [*leaks, _about_folds(metrics, grouped, bool(leaks)), *([] if grouped else [unknown]), *_about_test(metrics, audit),
             (False, f"Each fold keeps its best epoch by the {best} of its own validation clips, "
                     "so cross-validation flatters a little."),
             (False, f"The 95\u00a0% intervals come from a bootstrap that draws {drawn}s with replacement.")]
