@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Recipe', 'explain', 'set_key', 'read_yaml', 'read_recipe', 'recipe_yaml', 'differences', 'seed_for']
 
-# %% ../nbs/0_ground/50_recipe.ipynb #2ed26f37
+# %% ../nbs/0_ground/50_recipe.ipynb #666e5934
 import difflib
 import zlib
 from pathlib import Path
@@ -24,6 +24,7 @@ from nonspeech7k.parts import (  # all of them can be had from here, too
     LogMelPart,
     NetworkPart,
     Part,
+    Place,
     RejectPart,
     ReportPart,
     ResidualPart,
@@ -31,6 +32,7 @@ from nonspeech7k.parts import (  # all of them can be had from here, too
     SpectrogramPart,
     SplitsPart,
     TrainPart,
+    oversized,
 )
 
 # %% ../nbs/0_ground/50_recipe.ipynb #d312ed85
@@ -95,7 +97,7 @@ def _augment_conflicts(recipe:"Recipe"):
     if general.per_class and recipe.corpus.labels_per_clip == "several":
         yield "augment.per_class", "a clip of several labels has no one class's policy; remove it"
 
-# %% ../nbs/0_ground/50_recipe.ipynb #5b9ab7bb
+# %% ../nbs/0_ground/50_recipe.ipynb #971ed5c8
 def _network_conflicts(recipe:"Recipe"):
     "A network that cannot read these features."
     network, front = recipe.network, recipe.front_end
@@ -112,6 +114,7 @@ def _network_conflicts(recipe:"Recipe"):
         yield f"network.{key}", f"{bands} bands × {frames} frames are too few to be halved {network.halvings} times"
     if network.kind == "transformer" and network.hidden % network.heads:
         yield "network.heads", f"must divide network.hidden, {network.hidden}"
+    yield from oversized(recipe.clip, front, network)
 
 # %% ../nbs/0_ground/50_recipe.ipynb #12fa02bf
 def _loss_conflicts(recipe:"Recipe"):
@@ -128,15 +131,15 @@ def _loss_conflicts(recipe:"Recipe"):
     if recipe.reject and several:
         yield "reject", "is for one label a clip, where no label means none of these; remove it"
 
-# %% ../nbs/0_ground/50_recipe.ipynb #94f5d9e9
+# %% ../nbs/0_ground/50_recipe.ipynb #c784d3a7
 class Recipe(Part):
     "One experiment."
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # of the run's folder, where none is given
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]  # of the run's folder, where none is given
     seed: Seed = 42  # every random choice starts from it
-    further_seeds: list[Seed] = []  # each repeats the whole study, splits included, to show how far chance moves it
+    further_seeds: Annotated[list[Seed], Field(max_length=100)] = []  # each repeats the whole study, splits included, to show how far chance moves it
     device: Literal["auto", "cpu", "cuda", "xla"] = "auto"  # what computes
     on_bad_clip: Literal["stop", "skip"] = "stop"  # what a clip that cannot be read does to the run
-    banks: str = "data/banks"  # folder of decoded clips, shared by all runs
+    banks: Place = "data/banks"  # folder of decoded clips, shared by all runs
     workers: Annotated[int, Field(ge=1, le=256)] | None = None  # decoding threads; None: one a core
     processes: Annotated[int, Field(ge=1, le=1024)] = 1  # that train together on this machine, one a GPU
     corpus: CorpusPart
@@ -301,7 +304,7 @@ def seed_for(
 # %% ../nbs/0_ground/50_recipe.ipynb #81e805ee
 from .moves import moved
 
-# %% ../nbs/0_ground/50_recipe.ipynb #abb92b1a
+# %% ../nbs/0_ground/50_recipe.ipynb #01fe60e8
 __getattr__ = moved("nonspeech7k.recipe", {
     "nonspeech7k.parts":
         "AttentionPart BackgroundPart BinaryPart ClassAugmentPart CosinePart Count "
@@ -309,5 +312,5 @@ __getattr__ = moved("nonspeech7k.recipe", {
         "ImagePart Level Log1pMelPart LossPart LstmPart MfccPart Network Normalise "
         "OneCyclePart PlateauPart Positive SchedulePart SegmentPart Share Smoothing "
         "StepPart TimmPart TransformerFeaturesPart TransformerPart WaveformNetworkPart "
-        "WaveformPart",
+        "WaveformPart Units Heads Decibel Word MOST",
 })
