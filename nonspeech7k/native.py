@@ -6,23 +6,24 @@
 __all__ = ['CHOICES', 'SOURCES', 'OPTIONS', 'WIDTHS', 'chosen', 'cache_folder', 'Obstacle', 'processor_flags', 'find_compiler',
            'compile_plan', 'compile_kernels', 'library', 'available', 'ready', 'call', 'vectors']
 
-# %% ../nbs/0_ground/30_native.ipynb #2aa5ee97
+# %% ../nbs/0_ground/30_native.ipynb #f66e38e2
 import ctypes
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import threading
 from functools import lru_cache
 from pathlib import Path
 
-# %% ../nbs/0_ground/30_native.ipynb #bc64b2a2
+# %% ../nbs/0_ground/30_native.ipynb #d2b6ece4
 import torch
 
 import nonspeech7k
-from .files import UserError, partial_of, sweep
+from .files import UserError, partial_of, sweep, write_bytes
 
 # %% ../nbs/0_ground/30_native.ipynb #23af18ae
 CHOICES = {"on": (), "avx2": ("-mno-avx512f",), "off": ()} # of NONSPEECH7K_KERNELS, with the compiler's options
@@ -63,7 +64,7 @@ def find_compiler() -> tuple[str, str]: # its path, its version
     version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout.partition("\n")[0]
     return path, version
 
-# %% ../nbs/0_ground/30_native.ipynb #94be95a4
+# %% ../nbs/0_ground/30_native.ipynb #0ba23470
 def compile_plan() -> tuple[list[str], Path]: # the compiler with its options, and the library that it makes
     "How the kernels are compiled for this machine; raises `Obstacle` where that cannot be."
     path, version = find_compiler()
@@ -71,21 +72,53 @@ def compile_plan() -> tuple[list[str], Path]: # the compiler with its options, a
     sources = [path.read_text(encoding="utf-8") for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".h")]
     parts = [*sources, version, *options, *sorted(processor_flags())]
     key = hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
-    try: return [path, *options], cache_folder()/f"kernels-{key}.so"
+    try: return [path, *options], cache_folder().absolute()/f"kernels-{key}.so"
     except RuntimeError as error: raise Obstacle("there is no home to keep them in; set NONSPEECH7K_CACHE") from error
 
-# %% ../nbs/0_ground/30_native.ipynb #c452969e
+# %% ../nbs/0_ground/30_native.ipynb #795e0a40
+def _others_could_write(place:Path) -> str: # why, in a few words; empty where nobody else can
+    "Whether somebody else can exchange what lies in a folder."
+    us = os.geteuid()
+    if os.path.islink(place) and place.lstat().st_uid not in (us, 0): return "is a link that belongs to somebody else"
+    place = place.resolve()
+    known = place.stat()
+    if known.st_uid != us: return "belongs to somebody else"
+    if known.st_mode & 0o022: return f"can be written by others (chmod go-w '{place}')"
+    open_above = [above for above in place.parents if above.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH]
+    return f"lies in {open_above[0]}, which everybody can write" if open_above else ""
+
+def _private(folder:Path) -> Path:
+    "A folder for what is going to be run, made if need be; raises `Obstacle` where others could write it."
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if why := _others_could_write(folder): raise Obstacle(f"{folder} {why}; mend that, or set NONSPEECH7K_CACHE to a folder of your own")
+    return folder
+
+# %% ../nbs/0_ground/30_native.ipynb #0fafd5df
+def _sealed(library:bytes) -> bytes: # with its digest behind it
+    return library + hashlib.blake2b(library, digest_size=32).digest()
+
+def _is_whole(target:Path) -> bool:
+    "Whether a library lies there that nobody else wrote and whose digest is its own."
+    try:
+        with open(target, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+            known = os.fstat(file.fileno())
+            if not stat.S_ISREG(known.st_mode) or known.st_uid != os.geteuid() or known.st_mode & 0o022: return False
+            content = file.read()
+    except OSError: return False
+    return len(content) > 32 and _sealed(content[:-32]) == content
+
+# %% ../nbs/0_ground/30_native.ipynb #22a49bf0
 def _compile(compiler:list[str], target:Path) -> Path: # with its options
-    "Compile into a file of this process, then rename it."
+    "Compile into a file of this process, then write what came out whole or not at all."
     partial = partial_of(target)
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     sweep(target.parent, deep=False)
     print("compiling the kernels for this processor, once", file=sys.stderr)
     try:
         command = [*compiler, *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", str(partial)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=target.parent) # nothing lies there that it could include
         if done.returncode: raise Obstacle(f"{compiler[0]} could not compile them: {_first_error(done.stderr)}")
-        os.replace(partial, target)
+        write_bytes(target, _sealed(partial.read_bytes()))
+        target.chmod(0o600)
     finally: partial.unlink(missing_ok=True)
     return target
 
@@ -93,17 +126,19 @@ def _first_error(text:str) -> str:
     lines = text.strip().splitlines() or ["it said nothing"]
     return next((line for line in lines if "error" in line), lines[0])
 
-# %% ../nbs/0_ground/30_native.ipynb #a5b050b9
+# %% ../nbs/0_ground/30_native.ipynb #45c6a351
 def compile_kernels() -> Path: # the shared library
     "Compile the kernels for this machine, or find them compiled; raises `Obstacle` where that fails."
     compiler, target = compile_plan()
-    if target.exists(): return target
-    try: return _compile(compiler, target)
-    except OSError as error:
-        if target.exists(): return target # somebody else was faster
-        raise Obstacle(f"{error.filename}: {error.strerror}; set NONSPEECH7K_CACHE") from error
+    try:
+        _private(target.parent)
+        return target if _is_whole(target) else _compile(compiler, target)
+    except (OSError, UserError) as error:
+        if _is_whole(target): return target # somebody else was faster
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise Obstacle(f"{why}; set NONSPEECH7K_CACHE") from error
 
-# %% ../nbs/0_ground/30_native.ipynb #6ef3f657
+# %% ../nbs/0_ground/30_native.ipynb #300c1a28
 _library_lock = threading.Lock() # threads of this process
 
 @lru_cache
@@ -115,13 +150,16 @@ def _load_library(choice:str) -> ctypes.CDLL|str: # or what stands in the way
     loaded.take_memory.restype, loaded.lanes.restype = ctypes.c_void_p, ctypes.c_long
     return loaded
 
+_asked:set[str] = set() # for which choices the library has been looked for
+
 def library() -> ctypes.CDLL:
     "The compiled kernels; raises `Obstacle`."
-    with _library_lock: found = _load_library(chosen())
+    with _library_lock: found = _load_library(choice := chosen())
+    _asked.add(choice)
     if isinstance(found, str): raise Obstacle(found)
     return found
 
-# %% ../nbs/0_ground/30_native.ipynb #ef2e7f1c
+# %% ../nbs/0_ground/30_native.ipynb #7d57a33f
 def available() -> bool:
     "Whether there are own kernels here; compiles them if need be."
     try: return bool(library())
@@ -135,7 +173,7 @@ def _library_path(choice:str) -> Path|None: # None where something stands in the
 def ready() -> bool:
     "Whether there are own kernels here that need no compiling any more."
     place = _library_path(chosen())
-    return place is not None and place.exists() and available()
+    return place is not None and (chosen() in _asked or _is_whole(place)) and available()
 
 # %% ../nbs/0_ground/30_native.ipynb #ad8cebed
 def call(
