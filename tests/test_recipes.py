@@ -1,5 +1,7 @@
 "Recipes and maps from outside: words stay what was typed, and nothing that a file says costs more than a sentence."
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -147,3 +149,24 @@ def test_labels_of_a_map_are_texts_in_one_spelling(file):
 def test_a_root_of_another_machine_is_said_to_be_one(root, why):
     from nonspeech7k.runs.corpus import read_recipe_corpus
     assert why in refusal(read_recipe_corpus, read_recipe("folders", [f"corpus.root={root}"]))
+
+
+WATCHED = """
+import sys
+from nonspeech7k.recipe import read_recipe
+from nonspeech7k.yamlfile import read_yaml as read_map
+recipe, labels = sys.argv[1:]
+read_recipe("demo"), read_map(labels)  # what is imported late
+seen = []
+sys.addaudithook(lambda event, values: seen.append((event, str(values[0]) if values else ""))
+                 if event.split(".")[0] in ("open", "socket", "subprocess", "os", "ctypes", "import", "exec", "compile", "shutil", "pty") else None)
+read_recipe(recipe), read_map(labels)
+print(sorted({(event, value) for event, value in seen if event != "os.lstat"} - {("open", recipe), ("open", labels)}))
+"""
+
+
+def test_reading_touches_nothing_but_the_file(file):
+    (labels := file.with_name("map.yaml")).write_text("coughing: cough\n")
+    file.write_text("name: a\ncorpus: {root: data/demo, labels: [no]}\nnetwork: {kind: transformer}\nfront_end: {kind: transformer}\nclip: {rate: 16000}\n")
+    done = subprocess.run([sys.executable, "-c", WATCHED, str(file), str(labels)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr
