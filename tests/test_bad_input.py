@@ -720,7 +720,7 @@ def test_all_mistakes_of_a_recipe_are_named_at_once(call, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"- a list\n", b"name: [broken\n", "name: Gähnen\n".encode("latin-1"), b"\x00\x01\x02", b"1: number\n", None])
+@pytest.mark.parametrize("content", [b"", b"- a list\n", b"name: [broken\n", "name: Gähnen\n".encode("latin-1"), b"\x00\x01\x02", b"[1]: number\n", None])
 def test_a_recipe_that_is_none_is_named(content, call, tmp_path):
     recipe = tmp_path / "mine.yaml"
     if content is None: recipe.mkdir()

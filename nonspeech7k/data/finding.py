@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .manifest import Problem
 from ..files import UserError
+from ..places import why_not_here
 
 # %% ../../nbs/1_data/15_finding.ipynb #3e1a5f77
 AUDIO = (".wav", ".flac", ".ogg", ".mp3") # suffixes of audio files, compared in lower case
@@ -92,7 +93,8 @@ def _refuse_no_folder(
     "Raises `UserError` where a root is missing, a file, or closed."
     try: is_folder = stat.S_ISDIR(os.stat(root).st_mode)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{root}: no such folder; give the folder of the recordings as corpus.root") from error
+        why = f" ({found})" if (found := why_not_here(root)) else ""
+        raise UserError(f"{root}: no such folder{why}; give the folder of the recordings as corpus.root") from error
     except OSError as error: raise UserError(f"{root}: {why_closed(error)}") from error
     if not is_folder:
         raise UserError(f"{root}: a file, not a folder; give the folder that holds it as corpus.root")

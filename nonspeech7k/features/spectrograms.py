@@ -138,6 +138,7 @@ def native_band_powers(
     (batch, samples), n_fft = waveforms.shape, len(window)
     if not is_native_size(n_fft) or samples <= n_fft // 2:
         raise ValueError(f"{samples} samples, n_fft {n_fft}: expected a power of two from 64 on, and more than half of it")
+    if hop_length < 1: raise ValueError(f"hop_length {hop_length}: expected one sample or more")
     powers = waveforms.new_empty(batch, len(filters), 1 + samples // hop_length)
     read = [tensor.contiguous() for tensor in (waveforms, window, filters)]
     call("band_powers", batch, samples, n_fft, hop_length, len(filters), *read, powers)

@@ -906,10 +906,40 @@ static void weight_planes(const float* w, long n_rows, long n_columns, long s_ro
 // ---------------------------------------------------------------------------------------------------------------
 // What Python calls. Pointers may be null where a comment above says so.
 
+// What all have in common: a picture, channels in whole panels, rows that a product takes at once, threads
+static Refusal refused(Picture p, long inputs, long outputs, long rows, long threads) {
+    WANT(p.n >= 1 && p.h >= 1 && p.w >= 1, "a picture must have images, height and width");
+    WANT(within(inputs, PANEL, 1 << 20) && inputs % PANEL == 0, "inputs must be a multiple of 16");
+    WANT(within(outputs, PANEL, 1 << 20) && outputs % PANEL == 0, "outputs must be a multiple of 16");
+    WANT(within(rows, ROWS, 1 << 16) && rows % ROWS == 0, "rows must be a multiple of what a product takes at once");
+    WANT(within(threads, 1, 4096), "threads must be from 1 to 4096");
+    return nullptr;
+}
+
+static bool reaches(Floats weights, long outputs, long inputs, long s_out, long s_in, long s_y, long s_x) { // 3 x 3, with strides
+    for (long stride : {s_out, s_in, s_y, s_x}) if (!within(stride, 0, 1L << 40)) return false;
+    return weights.at && (outputs - 1) * s_out + (inputs - 1) * s_in + 2 * s_y + 2 * s_x < weights.count;
+}
+
+static bool is_behind(Picture p, long channels, Floats gradient, Bytes winner, Bytes alive) { // pooling or mean, not both
+    if (winner.at) return !alive.at && holds(winner, {p.n, p.h / 2, p.w / 2, channels})
+                       && holds(gradient, {p.n, p.h / 2, p.w / 2, channels});
+    return holds(alive, {p.n, p.h, p.w, channels}) && holds(gradient, {p.n, channels});
+}
+
+static Refusal refused_weights(Floats w, long outputs, long inputs, long s_out, long s_in, long s_y, long s_x, Floats u,
+                               long threads) {
+    if (Refusal why = refused({1, 1, 1}, inputs, outputs, ROWS, threads)) return why;
+    WANT(reaches(w, outputs, inputs, s_out, s_in, s_y, s_x), "the strides lead out of the weights");
+    WANT(holds(u, {PLANES, inputs, outputs}), "u must have 36 times inputs times outputs numbers");
+    return nullptr;
+}
+
 extern "C" {
 
 void* take_memory(long bytes) {
-    long whole = (bytes + (2 << 20) - 1) >> 21 << 21;
+    if (!within(bytes, 0, 1L << 46)) return nullptr;
+    long whole = std::max(1L, (bytes + (2 << 20) - 1) >> 21) << 21;
     void* memory = aligned_alloc(2 << 20, whole);
     if (memory) madvise(memory, whole, MADV_HUGEPAGE);
     return memory;
@@ -917,94 +947,163 @@ void* take_memory(long bytes) {
 
 void give_memory(void* memory) { free(memory); }
 
-void weights_forward(const float* w, long outputs, long inputs, long s_out, long s_in, long s_y, long s_x, float* u,
-                     long threads) {
-    weight_planes(w, inputs, outputs, s_in, s_out, s_y, s_x, u, threads);
+Refusal weights_forward(Floats w, long outputs, long inputs, long s_out, long s_in, long s_y, long s_x, Floats u,
+                        long threads) {
+    if (Refusal why = refused_weights(w, outputs, inputs, s_out, s_in, s_y, s_x, u, threads)) return why;
+    return guarded([&] { weight_planes(w.at, inputs, outputs, s_in, s_out, s_y, s_x, u.at, threads); });
 }
 
-void weights_backward(const float* w, long outputs, long inputs, long s_out, long s_in, long s_y, long s_x, float* u,
-                      long threads) {
-    weight_planes(w, outputs, inputs, s_out, s_in, s_y, s_x, u, threads);
+Refusal weights_backward(Floats w, long outputs, long inputs, long s_out, long s_in, long s_y, long s_x, Floats u,
+                         long threads) {
+    if (Refusal why = refused_weights(w, outputs, inputs, s_out, s_in, s_y, s_x, u, threads)) return why;
+    return guarded([&] { weight_planes(w.at, outputs, inputs, s_out, s_in, s_y, s_x, u.at, threads); });
 }
 
-void convolve(long n, long h, long w, long inputs, long outputs, const float* x, const float* scale,
-              const float* shift, const float* u, float* out, double* stats, long rows, long threads) {
+Refusal convolve(long n, long h, long w, long inputs, long outputs, Floats x, Floats scale, Floats shift, Floats u,
+                 Floats out, Doubles stats, long rows, long threads) {
     Picture p{n, h, w};
-    if (scale) forward(p, inputs, outputs, Normalised{x, scale, shift}, u, out, stats, rows, threads);
-    else forward(p, inputs, outputs, Plain{x}, u, out, stats, rows, threads);
+    if (Refusal why = refused(p, inputs, outputs, rows, threads)) return why;
+    WANT(holds(x, {n, h, w, inputs}) && holds(out, {n, h, w, outputs}), "x or out has another size than the picture");
+    WANT(!scale.at == !shift.at && holds_if_given(scale, {inputs}) && holds_if_given(shift, {inputs}),
+         "scale and shift must have a number for each input");
+    WANT(holds(u, {PLANES, inputs, outputs}), "u must have 36 times inputs times outputs numbers");
+    WANT(holds_if_given(stats, {2, outputs}), "stats must have two numbers for each output");
+    return guarded([&] {
+        if (scale.at) forward(p, inputs, outputs, Normalised{x.at, scale.at, shift.at}, u.at, out.at, stats.at, rows, threads);
+        else forward(p, inputs, outputs, Plain{x.at}, u.at, out.at, stats.at, rows, threads);
+    });
 }
 
 // The second convolution of a block, behind pooling (winner) or mean (alive)
-void convolve_back_second(long n, long h, long w, long channels, const float* x, const float* scale,
-                          const float* shift, const float* y, const float* gradient, const uint8_t* winner,
-                          const uint8_t* alive, const float* a, const float* b, const float* d, const float* u_back,
-                          float* dx, double* stats, float* dw, long s_out, long s_in, long s_y, long s_x, long rows,
-                          long threads) {
+Refusal convolve_back_second(long n, long h, long w, long channels, Floats x, Floats scale, Floats shift, Floats y,
+                             Floats gradient, Bytes winner, Bytes alive, Floats a, Floats b, Floats d, Floats u_back,
+                             Floats dx, Doubles stats, Floats dw, long s_out, long s_in, long s_y, long s_x, long rows,
+                             long threads) {
     Picture p{n, h, w};
+    if (Refusal why = refused(p, channels, channels, rows, threads)) return why;
+    for (Floats picture : {x, y, dx}) WANT(holds(picture, {n, h, w, channels}), "x, y or dx has another size than the picture");
+    for (Floats numbers : {scale, shift, a, b, d}) WANT(holds(numbers, {channels}), "scale, shift, a, b and d must have a number for each channel");
+    WANT(is_behind(p, channels, gradient, winner, alive), "gradient, winner or alive has another size than the picture");
+    WANT(holds(u_back, {PLANES, channels, channels}), "u_back must have 36 times channels times channels numbers");
+    WANT(holds(stats, {2, channels}), "stats must have two numbers for each channel");
+    WANT(reaches(dw, channels, channels, s_out, s_in, s_y, s_x), "the strides lead out of dw");
     long strides[4] = {s_out, s_in, s_y, s_x};
-    Normalised read{x, scale, shift};
-    if (winner) backward(p, channels, channels, read, BehindPool{y, gradient, winner, {a, b, d}, p, channels}, u_back,
-                         true, dx, stats, dw, strides, rows, threads);
-    else backward(p, channels, channels, read, BehindMean{y, gradient, alive, {a, b, d}, p, channels}, u_back,
-                  true, dx, stats, dw, strides, rows, threads);
+    Normalised read{x.at, scale.at, shift.at};
+    return guarded([&] {
+        if (winner.at) backward(p, channels, channels, read, BehindPool{y.at, gradient.at, winner.at, {a.at, b.at, d.at}, p, channels},
+                                u_back.at, true, dx.at, stats.at, dw.at, strides, rows, threads);
+        else backward(p, channels, channels, read, BehindMean{y.at, gradient.at, alive.at, {a.at, b.at, d.at}, p, channels},
+                      u_back.at, true, dx.at, stats.at, dw.at, strides, rows, threads);
+    });
 }
 
 // The first convolution of a block, behind normalisation and ReLU; adds to dx
-void convolve_back_first(long n, long h, long w, long inputs, long outputs, const float* x, const float* y,
-                         const float* gradient, const float* scale, const float* shift, const float* a,
-                         const float* b, const float* d, const float* u_back, float* dx, float* dw, long s_out,
-                         long s_in, long s_y, long s_x, long rows, long threads) {
+Refusal convolve_back_first(long n, long h, long w, long inputs, long outputs, Floats x, Floats y, Floats gradient,
+                            Floats scale, Floats shift, Floats a, Floats b, Floats d, Floats u_back, Floats dx,
+                            Floats dw, long s_out, long s_in, long s_y, long s_x, long rows, long threads) {
     Picture p{n, h, w};
+    if (Refusal why = refused(p, inputs, outputs, rows, threads)) return why;
+    for (Floats picture : {x, dx}) WANT(holds(picture, {n, h, w, inputs}), "x or dx has another size than the picture");
+    for (Floats picture : {y, gradient}) WANT(holds(picture, {n, h, w, outputs}), "y or gradient has another size than the picture");
+    for (Floats numbers : {scale, shift, a, b, d}) WANT(holds(numbers, {outputs}), "scale, shift, a, b and d must have a number for each output");
+    WANT(holds(u_back, {PLANES, inputs, outputs}), "u_back must have 36 times inputs times outputs numbers");
+    WANT(reaches(dw, outputs, inputs, s_out, s_in, s_y, s_x), "the strides lead out of dw");
     long strides[4] = {s_out, s_in, s_y, s_x};
-    backward(p, inputs, outputs, Plain{x}, BehindReLU{y, gradient, scale, shift, {a, b, d}, p, outputs}, u_back,
-             false, dx, nullptr, dw, strides, rows, threads);
+    return guarded([&] {
+        backward(p, inputs, outputs, Plain{x.at}, BehindReLU{y.at, gradient.at, scale.at, shift.at, {a.at, b.at, d.at}, p, outputs},
+                 u_back.at, false, dx.at, nullptr, dw.at, strides, rows, threads);
+    });
 }
 
-void shortcut(long pixels, long inputs, long outputs, const float* x, const float* w, float* out, double* stats,
-              long rows, long threads) {
-    shortcut_forward(pixels, inputs, outputs, x, w, out, stats, rows, threads);
+Refusal shortcut(long pixels, long inputs, long outputs, Floats x, Floats w, Floats out, Doubles stats, long rows,
+                 long threads) {
+    if (Refusal why = refused({pixels, 1, 1}, inputs, outputs, rows, threads)) return why;
+    WANT(holds(x, {pixels, inputs}) && holds(out, {pixels, outputs}), "x or out has another size than the picture");
+    WANT(holds(w, {inputs, outputs}), "w must have inputs times outputs numbers");
+    WANT(holds_if_given(stats, {2, outputs}), "stats must have two numbers for each output");
+    return guarded([&] { shortcut_forward(pixels, inputs, outputs, x.at, w.at, out.at, stats.at, rows, threads); });
 }
 
-void shortcut_back(long n, long h, long w, long inputs, long outputs, const float* x, const float* y,
-                   const float* gradient, const uint8_t* winner, const uint8_t* alive, const float* a, const float* b,
-                   const float* d, const float* w_back, float* dx, float* dw, long s_out, long s_in, long rows,
-                   long threads) {
+Refusal shortcut_back(long n, long h, long w, long inputs, long outputs, Floats x, Floats y, Floats gradient,
+                      Bytes winner, Bytes alive, Floats a, Floats b, Floats d, Floats w_back, Floats dx, Floats dw,
+                      long s_out, long s_in, long rows, long threads) {
     Picture p{n, h, w};
-    if (winner) shortcut_backward(p, inputs, outputs, x, BehindPool{y, gradient, winner, {a, b, d}, p, outputs},
-                                  w_back, dx, dw, s_out, s_in, rows, threads);
-    else shortcut_backward(p, inputs, outputs, x, BehindMean{y, gradient, alive, {a, b, d}, p, outputs},
-                           w_back, dx, dw, s_out, s_in, rows, threads);
+    if (Refusal why = refused(p, inputs, outputs, rows, threads)) return why;
+    for (Floats picture : {x, dx}) WANT(holds(picture, {n, h, w, inputs}), "x or dx has another size than the picture");
+    WANT(holds(y, {n, h, w, outputs}), "y has another size than the picture");
+    WANT(is_behind(p, outputs, gradient, winner, alive), "gradient, winner or alive has another size than the picture");
+    for (Floats numbers : {a, b, d}) WANT(holds(numbers, {outputs}), "a, b and d must have a number for each output");
+    WANT(holds(w_back, {inputs, outputs}), "w_back must have inputs times outputs numbers");
+    WANT(reaches(dw, outputs, inputs, s_out, s_in, 0, 0), "the strides lead out of dw");
+    return guarded([&] {
+        if (winner.at) shortcut_backward(p, inputs, outputs, x.at, BehindPool{y.at, gradient.at, winner.at, {a.at, b.at, d.at}, p, outputs},
+                                         w_back.at, dx.at, dw.at, s_out, s_in, rows, threads);
+        else shortcut_backward(p, inputs, outputs, x.at, BehindMean{y.at, gradient.at, alive.at, {a.at, b.at, d.at}, p, outputs},
+                               w_back.at, dx.at, dw.at, s_out, s_in, rows, threads);
+    });
 }
 
-void join_and_pool(long n, long h, long w, long channels, const float* y, const float* s, const float* y_scale,
-                   const float* s_scale, const float* shift, float* out, uint8_t* winner, float* y_won, float* s_won,
-                   long threads) {
-    join_pool({n, h, w}, channels, y, s, y_scale, s_scale, shift, out, winner, y_won, s_won, threads);
+Refusal join_and_pool(long n, long h, long w, long channels, Floats y, Floats s, Floats y_scale, Floats s_scale,
+                      Floats shift, Floats out, Bytes winner, Floats y_won, Floats s_won, long threads) {
+    if (Refusal why = refused({n, h / 2, w / 2}, channels, channels, ROWS, threads)) return why;
+    for (Floats picture : {y, s}) WANT(holds(picture, {n, h, w, channels}), "y or s has another size than the picture");
+    for (Floats numbers : {y_scale, s_scale, shift}) WANT(holds(numbers, {channels}), "the scales and the shift must have a number for each channel");
+    WANT(holds(out, {n, h / 2, w / 2, channels}), "out must be half as high and wide");
+    WANT(!winner.at == !y_won.at && !winner.at == !s_won.at, "winner, y_won and s_won go together");
+    WANT(holds_if_given(winner, {n, h / 2, w / 2, channels}), "winner must be half as high and wide");
+    for (Floats won : {y_won, s_won}) WANT(holds_if_given(won, {n, h / 2, w / 2, channels}), "y_won and s_won must be half as high and wide");
+    return guarded([&] {
+        join_pool({n, h, w}, channels, y.at, s.at, y_scale.at, s_scale.at, shift.at, out.at, winner.at, y_won.at, s_won.at, threads);
+    });
 }
 
-void join_and_mean(long n, long h, long w, long channels, const float* y, const float* s, const float* y_scale,
-                   const float* s_scale, const float* shift, float* out, uint8_t* alive, float* counts,
-                   long threads) {
-    join_mean({n, h, w}, channels, y, s, y_scale, s_scale, shift, out, alive, counts, threads);
+Refusal join_and_mean(long n, long h, long w, long channels, Floats y, Floats s, Floats y_scale, Floats s_scale,
+                      Floats shift, Floats out, Bytes alive, Floats counts, long threads) {
+    if (Refusal why = refused({n, h, w}, channels, channels, ROWS, threads)) return why;
+    for (Floats picture : {y, s}) WANT(holds(picture, {n, h, w, channels}), "y or s has another size than the picture");
+    for (Floats numbers : {y_scale, s_scale, shift}) WANT(holds(numbers, {channels}), "the scales and the shift must have a number for each channel");
+    WANT(holds(out, {n, channels}), "out must have a number for each image and channel");
+    WANT(!alive.at == !counts.at && holds_if_given(alive, {n, h, w, channels}) && holds_if_given(counts, {3, n, channels}),
+         "alive and counts go together, and have the picture's size");
+    return guarded([&] {
+        join_mean({n, h, w}, channels, y.at, s.at, y_scale.at, s_scale.at, shift.at, out.at, alive.at, counts.at, threads);
+    });
 }
 
-void pooled_sums(long pixels, long channels, const float* gradient, const uint8_t* winner, const float* y_won,
-                 const float* s_won, double* totals, long threads) {
-    pool_sums(pixels, channels, gradient, winner, y_won, s_won, totals, threads);
+Refusal pooled_sums(long pixels, long channels, Floats gradient, Bytes winner, Floats y_won, Floats s_won,
+                    Doubles totals, long threads) {
+    if (Refusal why = refused({pixels, 1, 1}, channels, channels, ROWS, threads)) return why;
+    for (Floats values : {gradient, y_won, s_won}) WANT(holds(values, {pixels, channels}), "gradient, y_won or s_won has another size");
+    WANT(holds(winner, {pixels, channels}), "winner must have a byte for each pixel and channel");
+    WANT(holds(totals, {3, channels}), "totals must have three numbers for each channel");
+    return guarded([&] { pool_sums(pixels, channels, gradient.at, winner.at, y_won.at, s_won.at, totals.at, threads); });
 }
 
-void first_moments(long n, long h, long w, const float* x, double* totals, long threads) {
-    stem_moments({n, h, w}, x, totals, threads);
+Refusal first_moments(long n, long h, long w, Floats x, Doubles totals, long threads) {
+    if (Refusal why = refused({n, h, w}, PANEL, PANEL, ROWS, threads)) return why;
+    WANT(holds(x, {n, h, w}), "x has another size than the picture");
+    WANT(holds(totals, {90}), "totals must have 90 numbers");
+    return guarded([&] { stem_moments({n, h, w}, x.at, totals.at, threads); });
 }
 
-void first_forward(long n, long h, long w, long channels, const float* x, const float* weights, const float* shift,
-                   float* out, uint8_t* winner, long threads) {
-    stem_forward({n, h, w}, channels, x, weights, shift, out, winner, threads);
+Refusal first_forward(long n, long h, long w, long channels, Floats x, Floats weights, Floats shift, Floats out,
+                      Bytes winner, long threads) {
+    if (Refusal why = refused({n, h / 2, w / 2}, PANEL, channels, ROWS, threads)) return why;
+    WANT(holds(x, {n, h, w}), "x has another size than the picture");
+    WANT(holds(weights, {9, channels}) && holds(shift, {channels}), "weights and shift must have 9 and 1 numbers for each channel");
+    WANT(holds(out, {n, h / 2, w / 2, channels}), "out must be half as high and wide");
+    WANT(holds_if_given(winner, {n, h / 2, w / 2, channels}), "winner must be half as high and wide");
+    return guarded([&] { stem_forward({n, h, w}, channels, x.at, weights.at, shift.at, out.at, winner.at, threads); });
 }
 
-void first_backward(long n, long h, long w, long channels, const float* x, const float* gradient,
-                    const uint8_t* winner, double* totals, long threads) {
-    stem_backward({n, h, w}, channels, x, gradient, winner, totals, threads);
+Refusal first_backward(long n, long h, long w, long channels, Floats x, Floats gradient, Bytes winner, Doubles totals,
+                       long threads) {
+    if (Refusal why = refused({n, h / 2, w / 2}, PANEL, channels, ROWS, threads)) return why;
+    WANT(holds(x, {n, h, w}), "x has another size than the picture");
+    WANT(holds(gradient, {n, h / 2, w / 2, channels}) && holds(winner, {n, h / 2, w / 2, channels}),
+         "gradient and winner must be half as high and wide");
+    WANT(holds(totals, {10, channels}), "totals must have ten numbers for each channel");
+    return guarded([&] { stem_backward({n, h, w}, channels, x.at, gradient.at, winner.at, totals.at, threads); });
 }
 
 }  // extern "C"

@@ -120,14 +120,8 @@ static INLINE const float* frame(const float* sound, long samples, long first, l
     return copy;
 }
 
-extern "C" {
-
-long lanes() { return LANES; }
-
-// out (clips, bands, frames): powers in the bands of centred frames. n_fft is a power of two, at least 2 LANES;
-// samples are more than n_fft / 2; filters (bands, n_fft / 2 + 1)
-void band_powers(long clips, long samples, long n_fft, long hop, long bands, const float* sounds, const float* window,
-                 const float* filters, float* out, long threads) {
+static void powers_of_clips(long clips, long samples, long n_fft, long hop, long bands, const float* sounds,
+                            const float* window, const float* filters, float* out, long threads) {
     Plan plan(n_fft / 2);
     Filters sums(filters, bands, plan.n + 1);
     long count = 1 + samples / hop, groups = (count + LANES - 1) / LANES;
@@ -156,6 +150,29 @@ void band_powers(long clips, long samples, long n_fft, long hop, long bands, con
             }
         }
     }
+}
+
+extern "C" {
+
+long lanes() { return LANES; }
+
+// out (clips, bands, frames): powers in the bands of centred frames. n_fft is a power of two, at least 2 LANES;
+// samples are more than n_fft / 2; filters (bands, n_fft / 2 + 1)
+Refusal band_powers(long clips, long samples, long n_fft, long hop, long bands, Floats sounds, Floats window,
+                    Floats filters, Floats out, long threads) {
+    WANT(within(n_fft, 2 * LANES, 1 << 20) && !(n_fft & (n_fft - 1)), "n_fft must be a power of two, from 64 to 2^20");
+    WANT(within(hop, 1, 1 << 20), "hop must be from 1 to 2^20");
+    WANT(samples > n_fft / 2, "samples must be more than half of n_fft");
+    WANT(within(bands, 1, 1 << 16), "bands must be from 1 to 65536");
+    WANT(within(threads, 1, 4096), "threads must be from 1 to 4096");
+    WANT(holds(window, {n_fft}), "window must have n_fft numbers");
+    WANT(holds(filters, {bands, n_fft / 2 + 1}), "filters must have bands times n_fft / 2 + 1 numbers");
+    if (clips == 0) return nullptr;
+    WANT(holds(sounds, {clips, samples}), "sounds must have clips times samples numbers");
+    WANT(holds(out, {clips, bands, 1 + samples / hop}), "out must have clips times bands times 1 + samples / hop numbers");
+    return guarded([&] {
+        powers_of_clips(clips, samples, n_fft, hop, bands, sounds.at, window.at, filters.at, out.at, threads);
+    });
 }
 
 }

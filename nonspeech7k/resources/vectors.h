@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
+#include <new>
 #include <vector>
 
 #define INLINE inline __attribute__((always_inline))
@@ -163,3 +165,31 @@ struct Share {
     Share(long count) : first(count * me / team), end(count * (me + 1) / team) {}
 };
 
+// What a caller hands over: where numbers lie, and how many. A function that can be called from outside looks at its
+// arguments before it touches any of them, and answers with a sentence where they do not fit together, or with nullptr.
+template <class T> struct Memory { T* at; long count; };
+typedef Memory<float> Floats;
+typedef Memory<double> Doubles;
+typedef Memory<uint8_t> Bytes;
+typedef const char* Refusal;
+
+#define WANT(condition, sentence) if (!(condition)) return sentence
+
+static inline long product(std::initializer_list<long> sizes) {     // -1 where one is negative, or all are too many
+    long all = 1;
+    for (long size : sizes) if (size < 0 || __builtin_mul_overflow(all, size, &all)) return -1;
+    return all;
+}
+
+template <class T> static inline bool holds(Memory<T> memory, std::initializer_list<long> sizes) {
+    return memory.at && memory.count == product(sizes);
+}
+template <class T> static inline bool holds_if_given(Memory<T> memory, std::initializer_list<long> sizes) {
+    return !memory.at || holds(memory, sizes);
+}
+static inline bool within(long value, long least, long most) { return least <= value && value <= most; }
+
+template <class Work> static inline Refusal guarded(Work work) {
+    try { work(); } catch (const std::bad_alloc&) { return "there is not enough memory"; }
+    return nullptr;
+}

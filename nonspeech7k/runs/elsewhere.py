@@ -6,8 +6,9 @@
 __all__ = ['read_map', 'check_map', 'unused_lines', 'open_elsewhere', 'answers', 'judge_logits', 'elsewhere_text',
            'judge_elsewhere']
 
-# %% ../../nbs/7_runs/90_elsewhere.ipynb #3727b38e
+# %% ../../nbs/7_runs/90_elsewhere.ipynb #9d86d6e4
 import difflib
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,48 +26,58 @@ from ..evaluation.uncertainty import bootstrap_intervals
 from ..files import UserError, listed, read_json, write_json
 from ..inference.classifier import for_inference, load_classifier
 from ..progress import progress
-from ..recipe import Recipe, read_yaml
+from ..recipe import Recipe
 from .corpus import open_recipe_bank, read_recipe_corpus
 from .fitted import model_file
 from .folder import Run
 from .judgement import class_logits
 from ..training.crossval import fold_parts
 from ..training.devices import Resident, resident
+from ..yamlfile import read_yaml, shortened
 
-# %% ../../nbs/7_runs/90_elsewhere.ipynb #c60c630b
+# %% ../../nbs/7_runs/90_elsewhere.ipynb #756fc58b
+def _one_spelling(label:str) -> str: # é as one letter, not as e and an accent
+    return unicodedata.normalize("NFC", label).strip()
+
 def read_map(
     path:str|Path, # a YAML file: 'coughing: cough'
-) -> dict[str, str]: # the other corpus's label → the classifier's
+) -> dict[str, str]: # the other corpus's label → the classifier's, each as it was typed, letters composed
     "A map of labels; raises `UserError` for a file that is none."
-    try: found = read_yaml(Path(path))
-    except FileNotFoundError as error: raise UserError(f"{path}: no such file") from error
-    if not all(isinstance(label, str) for label in found.values()):
-        raise UserError(f"{path}: must hold a line for each label, such as 'coughing: cough'")
-    return found
+    found, name = read_yaml(path), shortened(str(path), 300)
+    if not all(isinstance(label, str) and label.strip() and len(label + other) <= 2000 for other, label in found.items()):
+        raise UserError(f"{name}: must hold a line for each label, such as 'coughing: cough'")
+    labels = {_one_spelling(other): _one_spelling(label) for other, label in found.items()}
+    if len(labels) < len(found): raise UserError(f"{name}: a label stands twice, in two spellings; remove one")
+    return labels
 
-# %% ../../nbs/7_runs/90_elsewhere.ipynb #421c77b6
+# %% ../../nbs/7_runs/90_elsewhere.ipynb #e5a0abfd
 def check_map(
     labels:dict[str, str], # from `read_map`
     own:list[str], # classes of the classifier
     theirs:tuple[str, ...], # labels of the other corpus
-) -> dict[str, str]: # what of the map concerns this corpus
+) -> dict[str, str]: # what of the map concerns this corpus, as the corpus and the classifier spell it
     "The map's lines for these labels; raises `UserError` for a class that the classifier lacks, and where none is left."
-    wrong = [f"{name}: {label} is no class of the classifier ({', '.join(own)})"
-             for name, label in labels.items() if label not in own]
-    if wrong: raise UserError(listed(wrong))
-    kept = {name: label for name, label in labels.items() if name in theirs}
-    if not kept: raise UserError(f"the map has none of the corpus's labels ({', '.join(theirs)}); add them")
+    classes, known = ({_one_spelling(label): label for label in every} for every in (own, theirs))
+    wrong = [(name, label) for name, label in labels.items() if _one_spelling(label) not in classes]
+    if wrong:
+        there = shortened(", ".join(own), 200)
+        lines = [f"{shortened(name)}: {shortened(label)} is no class of the classifier ({there})" for name, label in wrong[:5]]
+        raise UserError(listed(lines + [""] * len(wrong[5:]), 5))
+    kept = {known[_one_spelling(name)]: classes[_one_spelling(label)] for name, label in labels.items() if _one_spelling(name) in known}
+    if not kept: raise UserError(f"the map has none of the corpus's labels ({shortened(', '.join(theirs), 300)}); add them")
     return kept
 
-# %% ../../nbs/7_runs/90_elsewhere.ipynb #236d431e
+# %% ../../nbs/7_runs/90_elsewhere.ipynb #1aa143c0
 def unused_lines(
     labels:dict[str, str], # from `read_map`
     theirs:tuple[str, ...], # labels of the other corpus
-) -> dict[str, str|None]: # the map's label → what may have been meant, None where nothing is like it
+) -> dict[str, str|None]: # the map's label → what may have been meant; None where nothing is like it, and after twenty lines
     "The map's lines that this corpus has no clips for: a map may serve several corpora, or hold a slip of the pen."
-    free = [label for label in theirs if label not in labels]
-    near = {name: difflib.get_close_matches(name, free, n=1, cutoff=0.75) for name in labels if name not in theirs}
-    return {name: (found or [None])[0] for name, found in near.items()}
+    known = {_one_spelling(label): label for label in theirs}
+    free = [label for label in known if label not in labels]
+    unused = [name for name in labels if _one_spelling(name) not in known]
+    near = {name: difflib.get_close_matches(name, free, n=1, cutoff=0.75) for name in unused[:20]}
+    return {name: known[near[name][0]] if near.get(name) else None for name in unused}
 
 # %% ../../nbs/7_runs/90_elsewhere.ipynb #9c807dc3
 def _answered_shares(known:np.ndarray, logits:np.ndarray, setting:dict) -> dict: # shares of clips, None where there is no such clip
@@ -119,13 +130,14 @@ def _rejection_line(score:str, row:dict, low:float, high:float) -> str:
     return (f"  the others told by {score}: AUROC {row['auroc']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
             f"FPR at 95 % TPR {row['fpr95']:.3f}")
 
-# %% ../../nbs/7_runs/90_elsewhere.ipynb #87f93224
+# %% ../../nbs/7_runs/90_elsewhere.ipynb #6569e9ea
 def _unused_lines_of(found:dict) -> Iterator[str]:
     "What of the corpus and the map was not used."
     if found["left_out"]: yield f"  left out: {found['left_out']} clips that also stand in the run's own corpus"
     if found["not_in_map"]: yield f"  of no class here: {', '.join(found['not_in_map'])}"
-    for name, meant in found["unused"].items():
-        yield f"  the map's {name} is no label of this corpus" + (f"; was {meant} meant?" if meant else "")
+    for name, meant in list(found["unused"].items())[:20]:
+        yield f"  the map's {shortened(name)} is no label of this corpus" + (f"; was {meant} meant?" if meant else "")
+    if len(found["unused"]) > 20: yield f"  … and {len(found['unused']) - 20} more of the map's lines"
 
 # %% ../../nbs/7_runs/90_elsewhere.ipynb #6d535cb1
 def elsewhere_text(
