@@ -66,11 +66,12 @@ def _files_by_content(
     for index, content in digests.items(): files.setdefault(content, []).append((index, paths[index]))
     return dict(sorted(files.items()))
 
-# %% ../../nbs/1_data/75_bank.ipynb #b3975c71
+# %% ../../nbs/1_data/75_bank.ipynb #4b7f0eed
 def _write_header(file:BinaryIO, clips:int, length:int):
     np.lib.format.write_array_header_1_0(file, {
         "descr": np.lib.format.dtype_to_descr(np.dtype(np.int16)), "fortran_order": False, "shape": (clips, length)})
 
+# %% ../../nbs/1_data/75_bank.ipynb #1f398d96
 def _write_array_header(path:Path, clips:int, length:int) -> int: # bytes before the first row
     "Write the header of an array (clips, length) int16, and make the file so long."
     with open(path, "r+b" if path.exists() else "w+b") as file:
@@ -88,12 +89,13 @@ def _reserve_array(path:Path, clips:int, length:int) -> int: # bytes before the 
         with open(path, "r+b") as file: os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return start
 
-# %% ../../nbs/1_data/75_bank.ipynb #0da0af6c
+# %% ../../nbs/1_data/75_bank.ipynb #daa78edf
 @lru_cache(maxsize=4)
 def _weights(words:int) -> np.ndarray: # (words,) uint64
     "The weight of each word of a row; a bit generator's own numbers are the same in every version of NumPy."
     return np.random.PCG64(7_000).random_raw(words) | np.uint64(1)
 
+# %% ../../nbs/1_data/75_bank.ipynb #692f49b8
 def row_sum(
     samples:np.ndarray, # (samples,) int16, without the zeros behind them or with them
 ) -> int: # 0 to 2⁶⁴ - 1
@@ -158,7 +160,7 @@ def _finish_bank(
             if not (final/"clips.json").exists(): raise # else another run was quicker
     return faults
 
-# %% ../../nbs/1_data/75_bank.ipynb #642ece9c
+# %% ../../nbs/1_data/75_bank.ipynb #d7f27569
 def _digest_of(
     place:Path, # the bank's folder
     known:dict, # what its clips.json holds
@@ -167,6 +169,7 @@ def _digest_of(
     text = json.dumps([place.name, {key: value for key, value in known.items() if key != "digest"}], sort_keys=True)
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
+# %% ../../nbs/1_data/75_bank.ipynb #541a8b56
 class DamagedBank(UserError):
     "A clip bank that is not what it was when it was made."
     def __init__(self,
