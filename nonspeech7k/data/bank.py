@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial as given
+from functools import lru_cache
+from functools import partial as given
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
