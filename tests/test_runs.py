@@ -144,9 +144,12 @@ def test_bad_clip_ends_with_its_name_and_exit_code_2(inside, demo, tiny, tmp_pat
     assert not {"manifest.csv", "audit.json", "predictions.csv"} & set(files(folder)) and not leftovers(folder)
 
 
-def test_fault_of_the_program_names_stage_and_notebook_with_exit_code_1(inside, tiny, tmp_path):
+def test_fault_of_the_program_names_stage_and_notebook_with_exit_code_1(inside, tiny, tmp_path, monkeypatch):
     folder = prepared(tmp_path / "run", tiny)
-    (folder / "features.csv").write_text("path,mean\n", encoding="utf-8")
+    faulty = {"cells": [{"cell_type": "code", "id": "fault", "metadata": {}, "source": "1 / 0", "execution_count": None, "outputs": []}],
+              "metadata": {"kernelspec": {"name": "python3", "language": "python", "display_name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
+    (tmp_path / "faulty.ipynb").write_text(json.dumps(faulty), encoding="utf-8")
+    monkeypatch.setattr("nonspeech7k.runs.execution.resource", lambda *names: tmp_path / "faulty.ipynb")
     code, output, said = inside("run", "demo", "--out", folder, *sets(tiny))
     last, notebook = said.splitlines()[-1], folder / "notebooks" / "3_training.ipynb"
     assert code == 1 and not output

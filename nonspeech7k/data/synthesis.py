@@ -9,7 +9,6 @@ __all__ = ['write_demo']
 import csv
 import io
 import os
-import shutil
 import wave
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from .sounds import LABELS, synthesise
 from .voices import draw_speaker
-from ..files import UserError, cannot_write, partial_of
+from ..files import UserError, cannot_write, half_made
 from ..progress import progress
 
 # %% ../../nbs/1_data/55_synthesis.ipynb #03ac3a1e
@@ -180,17 +179,13 @@ def write_demo(
     for name, value, least in (("seed", seed, 0), ("train", train, 42), ("test", test, 14), ("rate", rate, 8000)):
         if value < least: raise UserError(f"{name}={value}: must be {least} or more")
     folder, readme, plans = Path(folder), _demo_readme(seed, train, test, rate), _demo_plans(seed, train, test)
-    place = folder.resolve()
-    partial = partial_of(place)
     try:
         if _demo_is_there(folder, readme, dict(train=train, test=test)): return folder
-        partial.mkdir(parents=True)
-        with progress(train + test, "demo corpus") as bar:
+        with half_made(folder.resolve()) as partial, progress(train + test, "demo corpus") as bar:
             for split, clips in plans.items(): _write_demo_split(partial, split, clips, seed, rate, bar)
-        (partial/"README.txt").write_bytes(readme.encode())
-        os.replace(partial, place)
+            (partial/"README.txt").write_bytes(readme.encode())
+            os.replace(partial, folder.resolve())
     except OSError as error: raise cannot_write(folder, error) from error
-    finally: shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 # %% ../../nbs/1_data/55_synthesis.ipynb #f40b0da7

@@ -32,6 +32,7 @@ from ..models.registry import build_network
 from ..native import available
 from ..parts import Network
 from ..training.devices import autocast, keep_memory, precision
+from ..training.sealing import sealed_text, unsealed
 
 # %% ../../nbs/6_inference/10_classifier.ipynb #bcd7d00e
 def to_probabilities(
@@ -296,7 +297,7 @@ def save_classifier(
         raise ValueError("save the classifier that this one was made from")
     arrays = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) # no two share memory
               for name, value in classifier.state_dict().items()}
-    return write_bytes(path, save(arrays, {"nonspeech7k": json.dumps(classifier.configuration)}))
+    return write_bytes(path, save(arrays, {"nonspeech7k": sealed_text(classifier.configuration, arrays)}))
 
 # %% ../../nbs/6_inference/10_classifier.ipynb #ffeecc1e
 def _with_weights(configuration:dict, arrays:dict[str, torch.Tensor]) -> Classifier:
@@ -316,8 +317,9 @@ def load_classifier(
     "Read a classifier back; raises `UserError` for a file that is not one."
     try:
         with safe_open(Path(path), "pt") as file:
-            configuration = json.loads((file.metadata() or {})["nonspeech7k"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            about, arrays = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+        try: configuration = unsealed(json.loads(about["nonspeech7k"]), arrays)
+        except UserError as error: raise UserError(f"{path}: {error}; copy it again, or train one with `nonspeech7k run`") from error
         return _with_weights(configuration, arrays).to(device)
     except FileNotFoundError as error: raise UserError(f"{path}: no such file") from error
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:

@@ -6,26 +6,39 @@
 __all__ = ['read_judged', 'compare_runs', 'comparison_text']
 
 # %% ../../nbs/7_runs/82_comparing.ipynb #12d86bf7
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
+from ..data.manifest import label_names
 from ..evaluation.comparison import compare_predictions
 from ..evaluation.predictions import class_columns, read_predictions, read_run_table, truth_of
 from ..files import UserError
-from ..recipe import read_recipe
+from ..recipe import Recipe, read_recipe
 
-# %% ../../nbs/7_runs/82_comparing.ipynb #01ddc262
+# %% ../../nbs/7_runs/82_comparing.ipynb #d4ce6169
+def _recipe_of(folder:Path) -> Recipe: # of a run
+    path = folder/"recipe.yaml"
+    if not os.path.isfile(path): raise UserError(f"{folder}: holds no run (recipe.yaml is missing or no file); name the folder of a finished run")
+    return read_recipe(path)
+
+# %% ../../nbs/7_runs/82_comparing.ipynb #5ad4c5fc
 def read_judged(
     folder:str|Path, # of a finished run
 ) -> tuple[pd.DataFrame, list[str], str]: # predictions with group and digest; classes; 'one' or 'several' labels a clip
     "What a run answered; raises `UserError` where the folder holds no finished run."
     folder = Path(folder)
-    predictions, manifest = read_predictions(folder/"predictions.csv"), read_run_table(folder/"manifest.csv")
+    if not os.path.isdir(folder): raise UserError(f"{str(folder)[:200]!a}: no such folder; name the folder of a finished run")
+    kind = _recipe_of(folder).corpus.labels_per_clip
+    predictions, manifest = read_predictions(folder/"predictions.csv", kind), read_run_table(folder/"manifest.csv")
+    unknown = predictions.loc[~predictions["path"].isin(set(manifest["path"])), "path"]
+    if len(unknown):
+        raise UserError(f"{folder}: manifest.csv knows nothing of {unknown.iloc[0][:100]!a} and {len(unknown) - 1} other clips of "
+                        f"predictions.csv; restore the two files of one run")
     about = manifest.set_index("path")[["group", "digest"]]
-    return (predictions.join(about, on="path"), class_columns(predictions),
-            read_recipe(folder/"recipe.yaml").corpus.labels_per_clip)
+    return predictions.join(about, on="path"), class_columns(predictions), kind
 
 # %% ../../nbs/7_runs/82_comparing.ipynb #ce47a14d
 def _contents_and_labels(
@@ -44,7 +57,24 @@ def _clips_that_differ(
     if split == "test" and not (one and two): return 0
     return len({path for path, _ in one ^ two})
 
-# %% ../../nbs/7_runs/82_comparing.ipynb #9f754f9c
+# %% ../../nbs/7_runs/82_comparing.ipynb #436aef52
+def _refuse_other_names(
+    run:tuple[pd.DataFrame, list[str], str], # from `read_judged`
+    place:str, # its folder
+):
+    "Refuse true labels that are no class, and predictions that judge nothing."
+    table, labels, kind = run
+    named = table["label"].map(lambda label: set(label_names(label, kind) if label or kind == "several" else [""]) - set(labels))
+    odd = named[named.map(bool)]
+    if len(odd):
+        raise UserError(f"{place}: the label {sorted(odd.iloc[0])[0][:50]!a} of {table['path'][odd.index[0]][:100]!a} is no class of "
+                        f"predictions.csv; restore the file, or delete it and run again")
+    folds = (table["fold"] > 0) == (table["split"] == "train")
+    if not folds.all():
+        raise UserError(f"{place}: {table['path'][folds.idxmin()][:100]!a} is in split {table['split'][folds.idxmin()]} and fold "
+                        f"{table['fold'][folds.idxmin()]}; validated clips have a fold from 1, the test split has 0; restore predictions.csv")
+
+# %% ../../nbs/7_runs/82_comparing.ipynb #6424ce40
 def _refuse_other_clips(
     first:tuple[pd.DataFrame, list[str], str], # from `read_judged`
     second:tuple[pd.DataFrame, list[str], str], # of the other run
@@ -55,6 +85,7 @@ def _refuse_other_clips(
                            ("labels per clip", first[2], second[2])):
         if one != two:
             raise UserError(f"{places[0]} and {places[1]}: different {what} ({one}; {two}); compare runs of one corpus")
+    _refuse_other_names(first, places[0]), _refuse_other_names(second, places[1])
     for split, name in (("train", "validation folds"), ("test", "test split")):
         differ = _clips_that_differ(first[0], second[0], split)
         if differ:
@@ -108,6 +139,7 @@ def compare_runs(
     _refuse_other_clips(*runs, places)
     (one, labels, kind), two = runs[0], runs[1][0].set_index("path")
     common = one[one["path"].isin(two.index)].reset_index(drop=True)
+    if not len(common): raise UserError(f"{places[0]} and {places[1]}: no clip was judged by both; compare runs of one corpus")
     two = two.reindex(common["path"]).reset_index()
     found = {}
     for name, split in (("validation", "train"), ("test", "test")):
@@ -115,7 +147,7 @@ def compare_runs(
         found[name] = compare_predictions(
             truth_of(common.loc[rows, "label"], labels, kind), common.loc[rows, labels], two.loc[rows, labels],
             common.loc[rows, "group"].tolist(), labels, resamples, seed) if rows.any() else None
-    epochs = tuple(read_recipe(Path(place)/"recipe.yaml").train.epochs for place in places)
+    epochs = tuple(_recipe_of(Path(place)).train.epochs for place in places)
     warnings = [*_fold_warnings(common, two), *_best_epoch_warnings(epochs), *_test_warnings(found["test"])]
     return {"runs": list(places), "labels_per_clip": kind, **found, "warnings": warnings}
 

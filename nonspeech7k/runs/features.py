@@ -7,6 +7,7 @@ __all__ = ['open_clips', 'targets_of', 'moments_of', 'kept_moments', 'moments_ke
 
 # %% ../../nbs/7_runs/40_features.ipynb #ec373b57
 import json
+import sys
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from ..data.bank import VERSION
 from ..data.kept import keep_array, kept_array
 from ..data.manifest import each_label
 from ..evaluation.pictures import plot_grid_spectrograms
-from ..evaluation.predictions import truth_of
+from ..evaluation.predictions import clips_as_text, number_column, truth_of
+from ..evaluation.records import run_bytes
 from ..features.draws import Draws
 from ..features.spectrograms import clip_moments, standardise
 from ..files import UserError, listed, write_text
@@ -27,7 +29,7 @@ from ..progress import progress
 from ..recipe import seed_for
 from .building import augmentations, front_end_of
 from .corpus import banks_of, open_recipe_bank
-from .folder import Run, stage, titled, write_figures
+from .folder import Run, log, note_again, stage, titled, write_figures
 from ..training.devices import Resident, finish_step, resident, seeded_generator
 
 # %% ../../nbs/7_runs/40_features.ipynb #cb517cbd
@@ -150,25 +152,50 @@ def _write_moments(place:Path, clip_paths:pd.Series, moments:torch.Tensor):
     write_text(place, table.to_csv(index=False))
 
 # %% ../../nbs/7_runs/40_features.ipynb #da528e50
-def _read_moments(place:Path) -> pd.DataFrame:
-    # as text first: pandas' own fast parser may be off by the last bit
-    table = pd.read_csv(place, dtype=str, keep_default_na=False)
-    return table.astype({name: float for name in table.columns[1:]})
+def _read_moments(folder:Path, paths:pd.Series) -> pd.DataFrame: # of the run; the manifest's, in its order
+    "What stage 2 wrote; raises `UserError` where it is damaged."
+    try:
+        table = clips_as_text(run_bytes(folder, "features.csv"), ("path",))
+        names = _moment_names((len(table.columns) - 1) // 2)
+        if table.columns.tolist() != ["path", *names] or not names or set(table["path"]) != set(paths):
+            raise ValueError("it has other columns or other clips than this run")
+        # Python reads a number to the last bit, pandas' own fast parser may not
+        return pd.DataFrame({"path": table["path"].astype(str)} | {name: number_column(table, name) for name in names}
+                            ).set_index("path").loc[paths.tolist()].reset_index()
+    except ValueError as error: raise UserError(f"{folder}/features.csv: is no table of features ({str(error)[:250]}); delete it and run again") from error
 
-# %% ../../nbs/7_runs/40_features.ipynb #521e30ef
+# %% ../../nbs/7_runs/40_features.ipynb #97f3aae3
+def _measured(run:Run, clips:Resident, front_end:torch.nn.Module) -> torch.Tensor: # (clips, 2 × groups) float64
+    "Measure the run's clips, or find what an earlier run measured, and write it down."
+    recipe, manifest = run.recipe, run.manifest
+    key = moments_key(recipe.clip.model_dump(), recipe.front_end.model_dump(), run.device.type, manifest["digest"])
+    moments = kept_moments(front_end, clips, banks_of(recipe), key)
+    _write_moments(run.folder/"features.csv", manifest["path"], moments)
+    return moments
+
+# %% ../../nbs/7_runs/40_features.ipynb #54d6ed5f
+def _measured_anew(run:Run, damage:UserError) -> pd.DataFrame:
+    "Measure again what was damaged on the disk, and say so."
+    said = f"{str(damage).partition(';')[0]}; measured anew"
+    print(said, file=sys.stderr)
+    log(run, said)
+    _measured(run, open_clips(run), front_end_of(run.recipe, run.device))
+    note_again(run, "2_features", "features.csv")
+    return _read_moments(run.folder, run.manifest["path"])
+
+# %% ../../nbs/7_runs/40_features.ipynb #5d348398
 def measure(
     run:Run,
 ) -> pd.DataFrame: # one row a clip: path, mean and square; mean_1, … where there is more than one of them
     "Stage 2: what each clip adds to the features' statistics, and pictures of the features."
     if not run.finished("2_features"):
         with stage(run, "2_features"):
-            clips, front_end, recipe, manifest = open_clips(run), front_end_of(run.recipe, run.device), run.recipe, run.manifest
-            key = moments_key(recipe.clip.model_dump(), recipe.front_end.model_dump(), run.device.type, manifest["digest"])
-            moments = kept_moments(front_end, clips, banks_of(recipe), key)
-            _write_moments(run.folder/"features.csv", manifest["path"], moments)
-            standardise(front_end, moments[np.flatnonzero(manifest["split"] == "train")])
+            clips, front_end = open_clips(run), front_end_of(run.recipe, run.device)
+            moments = _measured(run, clips, front_end)
+            standardise(front_end, moments[np.flatnonzero(run.manifest["split"] == "train")])
             write_figures(run.folder/"plots", _pictures_of_features(run, clips, front_end))
-    return _read_moments(run.folder/"features.csv")
+    try: return _read_moments(run.folder, run.manifest["path"])
+    except UserError as error: return _measured_anew(run, error)
 
 # %% ../../nbs/7_runs/40_features.ipynb #cbc842c4
 def saved_moments(

@@ -17,13 +17,14 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..evaluation.figures import plot_training
-from ..files import read_json, write_json
-from ..inference.classifier import Classifier, describe, save_classifier
+from ..evaluation.records import read_environment, read_histories, read_history, write_environment
+from ..files import write_json
+from ..inference.classifier import Classifier, describe, load_classifier, save_classifier
 from ..models.kernels import kernels_status
 from .building import learner_of, optimisation_of
 from .curves import tensorboard_curves
 from .features import open_clips, saved_moments, targets_of
-from .fitted import model_file, teacher_of
+from .fitted import classifier_as_trained, model_file, refuse_other_fit, teacher_of, what_trained
 from .folder import Run, add_seconds, known_run, log, require, stage, write_figures
 from .together import fair_threads, launch
 from ..training.crossval import FoldPart, Study, final_plan, fit_part, fold_parts
@@ -44,7 +45,7 @@ def how_computed(
 # %% ../../nbs/7_runs/55_fits.ipynb #08e5479d
 def _say_how(run:Run, said:dict[str, str]):
     "Enter what computes the training in environment.json and the log."
-    write_json(run.folder/"environment.json", read_json(run.folder/"environment.json") | said)
+    write_environment(run.folder, read_environment(run.folder) | said)
     log(run, f"trains with {said['training']}; features with {said['features']}; processes: {ranks().count}, threads: {torch.get_num_threads()}")
 
 # %% ../../nbs/7_runs/55_fits.ipynb #6de4b776
@@ -61,7 +62,7 @@ def open_study(
 def _planned(study:Study, part:FoldPart, histories:dict[str, list[dict]]) -> tuple[Study, list[float]]:
     "The study as this part is trained in it, and the learning rates that it is given."
     if part.number: return study, []
-    settings, rates = final_plan(study.settings, list(histories.values()))
+    settings, rates = final_plan(study.settings, [history for name, history in histories.items() if name != part.name])
     return replace(study, settings=settings), rates
 
 # %% ../../nbs/7_runs/55_fits.ipynb #be2fe4d3
@@ -84,8 +85,8 @@ def _fit_and_save(run:Run, part:FoldPart, study:Study, histories:dict, lap:Calla
     with _each_epoch(run, part, lap) as on_epoch:
         learner, history = fit_part(part, study, state, rates, on_epoch, teacher_of(run, part))
     if ranks().first:
-        versions = read_json(run.folder/"environment.json")["packages"]
-        trained_on = {"fit": part.name, "clips": len(part.train), "synthetic": run.audit["synthetic"]}
+        versions = read_environment(run.folder)["packages"]
+        trained_on = what_trained(part, run.manifest, history, run.audit["synthetic"])
         classifier = _classifier_of(learner, run.labels, run.recipe.model_dump(), versions, trained_on)
         save_classifier(classifier, model_file(run, part))
     return history
@@ -117,19 +118,29 @@ def _waiting_history(run:Run, part:FoldPart) -> Path:
 # %% ../../nbs/7_runs/55_fits.ipynb #0b1d8b10
 def _collect_history(run:Run, part:FoldPart) -> list[dict]:
     "The history of a fold that was trained on its own, whose seconds now count."
-    known = read_json(_waiting_history(run, part))
+    known = read_history(_waiting_history(run, part))
+    refuse_other_fit(model_file(run, part), load_classifier(model_file(run, part)).configuration, part, run.manifest, known["history"])
     add_seconds(run, "3_training", known["seconds"])
     return known["history"]
 
-# %% ../../nbs/7_runs/55_fits.ipynb #2706bf00
+# %% ../../nbs/7_runs/55_fits.ipynb #36d488bc
+def _known_histories(run:Run) -> dict[str, list[dict]]:
+    "The histories of the fits that are done; raises `UserError` where a classifier belongs to another one."
+    histories = read_histories(run.folder)
+    for part in fold_parts(run.manifest):
+        path = model_file(run, part)
+        if part.name in histories and path.exists(): classifier_as_trained(run, part)
+    return histories
+
+# %% ../../nbs/7_runs/55_fits.ipynb #d68977c7
 def _fit_missing(run:Run, lap:Callable[[], object]) -> dict[str, list[dict]]:
     "Train every part that is not trained yet; the first process keeps the files."
     study, known, first = open_study(run), run.folder/"training.json", ranks().first
     if first: _say_how(run, how_computed(study.build(), run.device))
-    histories = read_json(known) if known.exists() else {}
+    histories = _known_histories(run) if known.exists() else {}
     for part in fold_parts(run.manifest):
-        if part.name not in histories:
-            waits = _waiting_history(run, part).exists()
+        if part.name not in histories or not model_file(run, part).exists():
+            waits = _waiting_history(run, part).exists() and model_file(run, part).exists()
             histories[part.name] = (_collect_history(run, part) if waits else
                                     _fit_and_save(run, part, study, histories, lap))
             if first: write_json(known, histories)
@@ -140,7 +151,7 @@ def _fit_missing(run:Run, lap:Callable[[], object]) -> dict[str, list[dict]]:
 # %% ../../nbs/7_runs/55_fits.ipynb #2bdab985
 def _train_here(run:Run) -> dict[str, list[dict]]:
     "Train every part in this process; the first process of several keeps the files."
-    if run.finished("3_training"): return read_json(run.folder/"training.json")
+    if run.finished("3_training"): return read_histories(run.folder)
     with stage(run, "3_training") if ranks().first else nullcontext(lambda: None) as lap:
         histories = _fit_missing(run, lap)
         if ranks().first: write_figures(run.folder/"plots", {"training_curves.png": plot_training(histories, note=run.note)})
@@ -151,11 +162,11 @@ def train(
     run:Run,
 ) -> dict[str, list[dict]]: # the history of each fit, by name
     "Stage 3: cross-validation, then the final model on all training clips."
-    if run.finished("3_training"): return read_json(run.folder/"training.json")
+    if run.finished("3_training"): return read_histories(run.folder)
     if run.recipe.processes > ranks().count:
         require(run, "3_training")
         launch(train_as_rank, str(run.folder), run.recipe.processes)
-        return read_json(run.folder/"training.json")
+        return read_histories(run.folder)
     return _train_here(run)
 
 # %% ../../nbs/7_runs/55_fits.ipynb #f7849cdc

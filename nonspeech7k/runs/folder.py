@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'READ_FIRST', 'Run', 'note_of', 'titled', 'log', 'write_figures', 'open_run', 'enter_run', 'known_run',
-           'require', 'add_seconds', 'stage', 'alone']
+           'require', 'written_by', 'add_seconds', 'note_again', 'stage', 'alone']
 
 # %% ../../nbs/7_runs/10_folder.ipynb #167453d8
 from collections.abc import Iterator
@@ -20,7 +20,9 @@ import torch
 from matplotlib.figure import Figure
 
 from ..evaluation.looks import png
-from ..files import UserError, cannot_write, read_json, write_bytes, write_json, write_text
+from ..evaluation.predictions import read_run_table
+from ..evaluation.records import STAGE_FILES, noted_files, read_audit, read_environment, read_stages, write_environment
+from ..files import UserError, cannot_write, write_bytes, write_json, write_text
 from ..recipe import Recipe, differences, read_recipe, recipe_yaml
 from ..training.devices import choose_device, environment, launched_first
 
@@ -35,11 +37,14 @@ class Run:
 
     @property
     def stages(self) -> dict:
-        "What is known of each stage: seconds spent, finished or not."
-        path = self.folder/"stages.json"
-        return read_json(path) if path.exists() else {}
+        "What is known of each stage: seconds spent, finished or not, what it wrote."
+        return read_stages(self.folder)
 
-    def finished(self, stage:str) -> bool: return self.stages.get(stage, {}).get("finished", False)
+    def finished(self, stage:str) -> bool:
+        "Whether a stage is finished and what it wrote is there: what a person deletes is made again."
+        record = self.stages.get(stage, {"finished": False})
+        wrote = STAGE_FILES[stage] if record.get("files") is None else record["files"]
+        return record["finished"] and all((self.folder/name).exists() for name in wrote)
 
     @cached_property
     def device(self) -> torch.device: return choose_device(self.recipe.device)
@@ -48,11 +53,12 @@ class Run:
     def manifest(self) -> pd.DataFrame:
         "The clips that are used, with split and fold."
         path = self.folder/"manifest.csv"
+        if not path.exists(): raise UserError(f"{self.folder}: holds no manifest.csv; run `nonspeech7k run`")
         about = path.stat()
-        return _manifest(path, (about.st_ino, about.st_mtime_ns, about.st_size)).copy()
+        return _manifest(path, (about.st_ino, about.st_mtime_ns, about.st_ctime_ns, about.st_size)).copy()
 
     @property
-    def audit(self) -> dict: return read_json(self.folder/"audit.json")
+    def audit(self) -> dict: return read_audit(self.folder)
 
     @property
     def labels(self) -> list[str]: return self.audit["labels"]
@@ -67,8 +73,7 @@ class Run:
 @lru_cache(maxsize=1)
 def _manifest(path:Path, stamp:tuple[int, ...]) -> pd.DataFrame:
     "A manifest, read once as long as the file stays what it is."
-    text = dict.fromkeys(("path", "label", "group", "split", "digest"), str)
-    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"duration": [""]})
+    return read_run_table(path)
 
 # %% ../../nbs/7_runs/10_folder.ipynb #b7ed3b88
 def note_of(
@@ -108,14 +113,14 @@ def write_figures(
 def _describe_machine(run:Run):
     "Write down what the run is on; where it goes on elsewhere, keep what it was on before."
     path, now = run.folder/"environment.json", environment(run.device) | {"seed": run.recipe.seed}
-    if not path.exists(): return write_json(path, now)
-    before = read_json(path)
+    if not path.exists(): return write_environment(run.folder, now)
+    before = read_environment(run.folder)
     earlier = before.pop("earlier", [])
     changed = [key for key in now if now[key] != before.get(key)]
     if not changed: return
     log(run, f"goes on in another environment: {', '.join(changed)}")
     trained = {key: before[key] for key in ("training", "features", "precision") if key in before} # stays true
-    write_json(path, now | trained | {"earlier": [*earlier, before]})
+    write_environment(run.folder, now | trained | {"earlier": [*earlier, before]})
 
 # %% ../../nbs/7_runs/10_folder.ipynb #8659d898
 READ_FIRST = {"3_training": ("network", "train", "processes"), "4_evaluation": ("reject", "report", "further_seeds")}
@@ -183,7 +188,18 @@ def require(
             raise UserError(f"{run.folder}: stage {stage} needs {earlier}, which is not finished; "
                             f"execute {earlier}.ipynb first, or `nonspeech7k run` for all")
 
-# %% ../../nbs/7_runs/10_folder.ipynb #2eee5229
+# %% ../../nbs/7_runs/10_folder.ipynb #e95a0f05
+def written_by(
+    run:Run,
+    stage:str, # one of STAGES
+) -> dict[str, str]: # file → digest; '' for one that has its own
+    "What a stage wrote that is read again later."
+    pictures = {"1_eda": ("counts", "durations"), "2_features": ("spectrograms", "augmentation"), "3_training": ("training_curves",)}
+    names = [*STAGE_FILES[stage], *(f"plots/{name}.png" for name in pictures.get(stage, ()))]
+    models = sorted((run.folder/"models").glob("*.safetensors")) if stage == "3_training" else []
+    return noted_files(run.folder, names) | {f"models/{path.name}": "" for path in models}
+
+# %% ../../nbs/7_runs/10_folder.ipynb #3158f98f
 def add_seconds(
     run:Run,
     stage:str, # one of STAGES
@@ -194,9 +210,29 @@ def add_seconds(
     stages = run.stages
     before = stages.get(stage, {"seconds": 0})["seconds"]
     record = {"seconds": round(before + seconds, 3), "finished": finished}
+    if finished: record["files"] = written_by(run, stage)
     write_json(run.folder/"stages.json", stages | {stage: record})
 
-# %% ../../nbs/7_runs/10_folder.ipynb #980e1b5e
+# %% ../../nbs/7_runs/10_folder.ipynb #6e03c600
+def note_again(
+    run:Run,
+    stage:str, # one of STAGES, finished
+    name:str, # of a file in the run's folder
+):
+    "Note the digest of a finished stage's file that was made again."
+    stages = run.stages
+    files = (stages[stage].get("files") or {}) | noted_files(run.folder, [name])
+    write_json(run.folder/"stages.json", stages | {stage: stages[stage] | {"files": files}})
+
+# %% ../../nbs/7_runs/10_folder.ipynb #bf69fe12
+def _reopen(run:Run, name:str):
+    "A stage that begins, and those after it, are not finished."
+    stages = run.stages
+    opened = {later: {"seconds": stages[later]["seconds"], "finished": False} for later in STAGES[STAGES.index(name):]
+              if stages.get(later, {}).get("finished")}
+    if opened: write_json(run.folder/"stages.json", stages | opened)
+
+# %% ../../nbs/7_runs/10_folder.ipynb #baed8846
 @contextmanager
 def stage(
     run:Run,
@@ -204,6 +240,7 @@ def stage(
 ) -> Iterator:
     "A `with` around a stage's work, given a function that enters the time spent so far."
     require(run, name)
+    _reopen(run, name)
     log(run, f"{name} begins")
     since = perf_counter()
     def lap():

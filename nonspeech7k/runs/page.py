@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from ..evaluation.calibration import calibration_figures
 from ..evaluation.figures import plot_confusion, plot_cv, plot_per_class
+from ..evaluation.records import read_environment, run_bytes
 from ..evaluation.report import RunRecord, render_report
 from ..evaluation.words import alternative_texts, calibration_captions
-from ..files import read_json
 from ..recipe import recipe_yaml
 from .folder import Run, titled
 from .mistakes import judged_part
@@ -66,7 +66,7 @@ def surest_wrong_answers(
 # %% ../../nbs/7_runs/70_page.ipynb #e7775ee2
 def _pictures_of(plots:Path, captions:dict[str, str], texts:dict[str, str], note:str) -> dict[str, tuple[bytes, str, str]]:
     "Each figure as the page takes it: PNG, caption, alternative text."
-    return {name: ((plots/name).read_bytes(), caption, texts.get(Path(name).stem, titled(caption, note)))
+    return {name: (run_bytes(plots.parent, f"{plots.name}/{name}"), caption, texts.get(Path(name).stem, titled(caption, note)))
             for name, caption in captions.items()}
 
 # %% ../../nbs/7_runs/70_page.ipynb #1a5395c8
@@ -78,7 +78,7 @@ def report_of(
     drawn:dict[str, tuple[bytes, str, str]], # further figures: name → PNG, caption, alternative text
 ) -> str: # HTML
     "The page that shows a run."
-    about, recipe, audit = read_json(run.folder/"environment.json"), run.recipe, run.audit
+    about, recipe, audit = read_environment(run.folder), run.recipe, run.audit
     pictures = _pictures_of(run.folder/"plots", captions_of(metrics), alternative_texts(metrics, audit), run.note)
     record = RunRecord(recipe.name, metrics, audit, recipe_yaml(recipe), about)
     return render_report(record, pictures | drawn, surest_wrong_answers(predictions, run.labels), errors,

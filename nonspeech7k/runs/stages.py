@@ -15,7 +15,8 @@ from ..data.manifest import group_word
 from ..evaluation.calibration import before_and_after
 from ..evaluation.comparison import spread_over_seeds
 from ..evaluation.predictions import write_predictions
-from ..files import read_json, write_bytes, write_json, write_text
+from ..evaluation.records import read_environment, read_histories, read_metrics
+from ..files import write_bytes, write_json, write_text
 from ..inference.classifier import Classifier, save_classifier
 from ..parts import RejectPart
 from .building import front_end_of
@@ -78,8 +79,8 @@ def _metrics_of(
 # %% ../../nbs/7_runs/75_stages.ipynb #e42f2f49
 def _about(run:Run, final:Classifier, judged_clips:int) -> dict: # keys of metrics.json
     "What was judged, by what, and how fast."
-    recipe, manifest, environment = run.recipe, run.manifest, read_json(run.folder/"environment.json")
-    histories = read_json(run.folder/"training.json")
+    recipe, manifest, environment = run.recipe, run.manifest, read_environment(run.folder)
+    histories = read_histories(run.folder)
     return ({"study": study_of(recipe, manifest, run.audit, environment, final)}
             | speeds_of(run.stages, histories, manifest, recipe.train.batch_size, judged_clips))
 
@@ -108,7 +109,7 @@ def evaluate(
     run:Run,
 ) -> dict: # the metrics
     "Stage 4: judge the classifiers, write predictions, metrics, figures and the report."
-    if run.finished("4_evaluation"): return read_json(run.folder/"metrics.json")
+    if run.finished("4_evaluation"): return read_metrics(run.folder)
     require(run, "4_evaluation")
     repeated = []
     for again in repetitions(run):
@@ -119,7 +120,7 @@ def evaluate(
 # %% ../../nbs/7_runs/75_stages.ipynb #2ddf1065
 def _judge(run:Run, repeated:list[dict]) -> dict:
     "The judgement of one run; with the metrics of its repetitions also their spread."
-    if run.finished("4_evaluation"): return read_json(run.folder/"metrics.json")
+    if run.finished("4_evaluation"): return read_metrics(run.folder)
     with stage(run, "4_evaluation") as lap:
         clips, parts, recipe = open_clips(run), fold_parts(run.manifest), run.recipe
         classifiers = {part.name: classifier_as_trained(run, part) for part in parts}
@@ -133,7 +134,7 @@ def _judge(run:Run, repeated:list[dict]) -> dict:
                               [recipe.seed, *recipe.further_seeds], repeated)
         write_json(run.folder/"metrics.json", metrics)
         _draw(run, judgement, metrics, classifiers, clips)
-    return read_json(run.folder/"metrics.json")
+    return read_metrics(run.folder)
 
 # %% ../../nbs/7_runs/75_stages.ipynb #69843400
 def repetitions(

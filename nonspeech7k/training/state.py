@@ -18,6 +18,7 @@ from torch import nn
 
 from ..files import UserError, write_bytes
 from ..models.layers import hand_out
+from .sealing import sealed_text, unsealed
 
 # %% ../../nbs/4_training/50_state.ipynb #5e789850
 class AveragedWeights:
@@ -73,7 +74,7 @@ def save_state(
     text = {"key": key, "history": state.history, "learning_rate": state.optimiser.param_groups[0]["lr"],
             "schedule": state.schedule and state.schedule.state_dict(), "averaged_steps": state.average and state.average.steps}
     arrays = {name: value.cpu().contiguous() for name, value in _arrays_of(state).items()}
-    write_bytes(path, save(arrays, {"state": json.dumps(text)}))
+    write_bytes(path, save(arrays, {"state": sealed_text(text, arrays)}))
 
 # %% ../../nbs/4_training/50_state.ipynb #eed9f619
 def _arrays_of(state:State) -> dict[str, torch.Tensor]:
@@ -91,9 +92,10 @@ def _read_state(path:Path) -> tuple[dict, dict[str, torch.Tensor]]: # the text, 
     "A state's file; raises `UserError` where it is damaged."
     try:
         with safe_open(path, "pt") as file:
-            text = json.loads(file.metadata()["state"])
-            return text, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            about, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+        text = unsealed(json.loads(about["state"]), arrays) # a plateau may begin at infinity
+        return text | {"key": text["key"], "history": text["history"]}, arrays # both must be there
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, UserError) as error:
         raise UserError(f"{path}: the training state is damaged; delete it and run again") from error
 
 # %% ../../nbs/4_training/50_state.ipynb #21131750
@@ -111,6 +113,13 @@ def load_state(
     text, arrays = _read_state(path)
     if text["key"] != key:
         raise UserError(f"{path}: belongs to another fit ({text['key']}, not {key}); delete it and run again")
+    try: _enter(state, text, arrays)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise UserError(f"{path}: belongs to another network or schedule; delete it and run again") from error
+
+# %% ../../nbs/4_training/50_state.ipynb #ef463791
+def _enter(state:State, text:dict, arrays:dict[str, torch.Tensor]):
+    "Put what was read into the state."
     state.network.load_state_dict(_under(arrays, "network."))
     state.best, state.history = _under(arrays, "best."), text["history"]
     _load_optimiser(state.optimiser, _under(arrays, "optimiser."), text["learning_rate"])
