@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .decoding import BadClip, faults_returned, in_parts, read_sixteen_bits, restore
+from .choice import USUAL, Choice, read_choice
+from .decoding import BadClip, faults_returned, in_parts, restore
 from .kept import file_digests, index_of, read_index, write_index
 from ..files import UserError, cannot_write, partial_of, read_json, sweep, write_json
 
@@ -44,9 +45,12 @@ def bank_key(
     digests:list[str], # of the files' contents, any order
     rate:int, # Hz
     seconds:float, # how long a clip is
+    choice:Choice=USUAL, # which channel and part of a recording
 ) -> str: # 24 hexadecimal digits
     "The name of the bank that holds these contents as clips of this kind."
-    text = "\n".join([f"{VERSION} {rate} {seconds!r}", *sorted(set(digests))])
+    chosen = "" if choice.usual else f" {choice.channel} {choice.place}"
+    if choice.place == "random": chosen += f" {choice.seed}"
+    text = "\n".join([f"{VERSION} {rate} {seconds!r}{chosen}", *sorted(set(digests))])
     return blake2b(text.encode(), digest_size=12).hexdigest()
 
 # %% ../../nbs/1_data/75_bank.ipynb #f2c5d0d4
@@ -83,12 +87,13 @@ def _decode_rows(
     place:Path, start:int, # of the array; bytes before its first row
     rows:list[int], paths:list[Path], # one a file
     rate:int, seconds:float, # Hz; how long a clip is
+    choice:Choice=USUAL, # which channel, and which part of a longer recording
 ) -> list[tuple[float, float]|BadClip]: # scale and duration of each clip, or what is wrong with its file
     "Decode files into these rows of a reserved array."
     results, width = [], 2 * round(rate * seconds) # bytes
     with open(place, "r+b") as file:
         for row, path in zip(rows, paths):
-            try: samples, *known = read_sixteen_bits(path, rate, seconds)
+            try: samples, *known = read_choice(path, rate, seconds, choice)
             except BadClip as error:
                 results.append(BadClip(str(error).removeprefix(f"{path}: ")))
                 continue
@@ -116,6 +121,7 @@ def _sync_to_disk(path:Path):
 def _finish_bank(
     partial:Path, contents:list[str], results:list, # the folder; digests; of `_decode_rows`, one a content
     rate:int, seconds:float, # Hz; how long a clip is
+    choice:Choice=USUAL, # which channel, and which part of a longer recording
 ) -> dict[str, str]: # what is wrong with the contents that cannot be decoded
     "Take out the rows of bad files, write what is known of each clip, and give the bank its name."
     faults = {content: str(result) for content, result in zip(contents, results) if isinstance(result, BadClip)}
@@ -125,7 +131,7 @@ def _finish_bank(
     _sync_to_disk(partial/"clips.npy")
     write_json(partial/"clips.json", {"rate": rate, "seconds": seconds, "digests": [contents[row] for row in kept],
         "scales": [results[row][0] for row in kept], "durations": [results[row][1] for row in kept]})
-    final = partial.parent/bank_key([contents[row] for row in kept], rate, seconds)
+    final = partial.parent/bank_key([contents[row] for row in kept], rate, seconds, choice)
     if not (final/"clips.json").exists():
         shutil.rmtree(final, ignore_errors=True)
         try: os.replace(partial, final)
@@ -151,18 +157,19 @@ def _map_bank(
 def _build_bank(
     files:dict[str, list], rate:int, seconds:float, # of `_files_by_content`; Hz; how long a clip is
     folder:Path, workers:int|None, # where banks are kept; threads, None: one a core
+    choice:Choice=USUAL, # which channel, and which part of a longer recording
 ) -> dict[str, str]: # what is wrong with the contents that cannot be decoded
     "Decode one file of each content into a new bank; what is wrong with the contents that cannot be decoded."
     contents = list(files)
-    partial = partial_of(folder/bank_key(contents, rate, seconds))
+    partial = partial_of(folder/bank_key(contents, rate, seconds, choice))
     sweep(folder, deep=False)
     try:
         start = _reserve_array(partial/"clips.npy", len(contents), round(rate * seconds))
         def decode(rows:list[int]) -> list:
             return _decode_rows(partial/"clips.npy", start, rows, [files[contents[row]][0][1] for row in rows],
-                           rate, seconds)
+                           rate, seconds, choice)
         results = in_parts(decode, list(range(len(contents))), "decoding", workers)
-        return _finish_bank(partial, contents, results, rate, seconds)
+        return _finish_bank(partial, contents, results, rate, seconds, choice)
     except OSError as error: raise cannot_write(folder, error) from error
     finally: shutil.rmtree(partial, ignore_errors=True)
 
@@ -170,9 +177,10 @@ def _build_bank(
 def _faults_still_there(
     faults:dict[str, str], files:dict[str, list], # digest → what was wrong; of `_files_by_content`
     rate:int, seconds:float, # Hz; how long a clip is
+    choice:Choice=USUAL, # which channel, and which part of a longer recording
 ) -> dict[str, str]:
     "The faults that are still there, in the words of today."
-    attempt = faults_returned(lambda path: read_sixteen_bits(path, rate, seconds))
+    attempt = faults_returned(lambda path: read_choice(path, rate, seconds, choice))
     paths = {content: files[content][0][1] for content in faults}
     tried = {content: attempt(path) for content, path in paths.items()}
     return {content: str(result).removeprefix(f"{paths[content]}: ")
@@ -183,16 +191,17 @@ def _build_unless_there(
     paths:list[Path], digests:dict[int, str], # of the good ones, by index
     rate:int, seconds:float, # Hz; how long a clip is
     folder:Path, workers:int|None, # where banks are kept; threads, None: one a core
+    choice:Choice=USUAL, # which channel, and which part of a longer recording
 ) -> dict[int, BadClip]:
     "Build the bank unless it is there; the errors of files that cannot be decoded, by index."
-    key = bank_key(list(digests.values()), rate, seconds)
+    key = bank_key(list(digests.values()), rate, seconds, choice)
     known_bad = folder/f"{key}.bad.json"
     if (folder/key/"clips.json").exists() and not known_bad.exists(): return {}
     files = _files_by_content(paths, digests)
-    faults = _faults_still_there(read_json(known_bad), files, rate, seconds) if known_bad.exists() else {}
+    faults = _faults_still_there(read_json(known_bad), files, rate, seconds, choice) if known_bad.exists() else {}
     wanted = [content for content in files if content not in faults]
-    if wanted and not (folder/bank_key(wanted, rate, seconds)/"clips.json").exists():
-        faults = _build_bank(files, rate, seconds, folder, workers)
+    if wanted and not (folder/bank_key(wanted, rate, seconds, choice)/"clips.json").exists():
+        faults = _build_bank(files, rate, seconds, folder, workers, choice)
         if faults: write_json(known_bad, faults)
     return {index: BadClip(f"{path}: {faults[content]}") for content in faults for index, path in files[content]}
 
@@ -203,6 +212,7 @@ def open_bank(
     seconds:float, # how long a clip is
     folder:str|Path, # where banks are kept
     workers:int|None=None, # threads; None: one a core
+    choice:Choice=USUAL, # which channel, and which part of a longer recording
 ) -> tuple[Bank|None, dict[int, BadClip]]: # the bank of the good paths, or None; errors of the bad ones by index
     "The bank of these files, decoded now or found where it was left."
     folder, index = Path(folder), index_of(paths, folder, "digests")
@@ -210,9 +220,9 @@ def open_bank(
     found, notes = file_digests(paths, known, workers)
     bad = {index: result for index, result in enumerate(found) if isinstance(result, BadClip)}
     good = {index: result for index, result in enumerate(found) if index not in bad}
-    bad |= _build_unless_there(paths, good, rate, seconds, folder, workers)
+    bad |= _build_unless_there(paths, good, rate, seconds, folder, workers, choice)
     if notes != known: write_index(index, notes)
     bad = dict(sorted(bad.items())) # in the order of the paths
     good = [content for index, content in good.items() if index not in bad]
     if not good: return None, bad
-    return _map_bank(folder/bank_key(good, rate, seconds), good), bad
+    return _map_bank(folder/bank_key(good, rate, seconds, choice), good), bad

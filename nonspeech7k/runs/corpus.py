@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..data.audit import audit
 from ..data.bank import Bank, open_bank
+from ..data.choice import choice_of
 from ..data.layouts import read_corpus
 from ..data.manifest import Corpus, check_corpus, each_label, paths
 from ..data.splits import assign_folds, join_copies, leak_note, refuse_leaks, split_test
@@ -45,7 +46,8 @@ def open_recipe_bank(
     files:list[Path],
 ) -> tuple[Bank|None, dict]: # the bank, and the errors of files that cannot be read by index
     "The clip bank that a recipe asks for."
-    return open_bank(files, recipe.clip.rate, recipe.clip.seconds, banks_of(recipe), recipe.workers)
+    choice = choice_of(recipe.clip.model_dump(), recipe.seed)
+    return open_bank(files, recipe.clip.rate, recipe.clip.seconds, banks_of(recipe), recipe.workers, choice)
 
 # %% ../../nbs/7_runs/20_corpus.ipynb #394be7ae
 def banks_of(
