@@ -16,7 +16,7 @@ import numpy as np
 import soxr
 
 from .blocks import recording_blocks
-from .channels import cancels, one_channel
+from .channels import cancels, is_silent, one_channel
 from .decoding import BadClip, file_digest, quantise, read_sixteen_bits, read_sound
 
 # %% ../../nbs/1_data/68_choice.ipynb #a0762811
@@ -99,13 +99,14 @@ class Heard:
     waveform:np.ndarray # (samples,) float32, not padded
     duration:float # of the whole recording in s
     cancelled:bool # the channels that were mixed cancel
+    silent:bool # nothing can be heard in it
 
-def _clip_of(samples:np.ndarray, lead:int, rates:tuple[int, int], length:int, channel:str) -> np.ndarray:
-    "The waveform, at the second of two rates, that begins after `lead` frames and is at most `length` samples long."
+def _clip_of(waveform:np.ndarray, lead:int, rates:tuple[int, int], seconds:float) -> tuple[np.ndarray, bool]:
+    "What begins after `lead` samples, at the second of two rates and at most so long; whether it is silent."
     original, rate = rates
-    waveform = one_channel(samples, channel)
+    silent = is_silent(waveform[lead:][:round(original * seconds)]) # before a filter rings at an offset's ends
     if original != rate: waveform = soxr.resample(waveform, original, rate, "HQ")
-    return waveform[round(lead * rate / original):][:length]
+    return waveform[round(lead * rate / original):][:round(rate * seconds)], silent
 
 # %% ../../nbs/1_data/68_choice.ipynb #bcd357a9
 def _cut(blocks:Iterable[np.ndarray], first:int, last:int) -> np.ndarray: # (frames, channels)
@@ -127,8 +128,8 @@ def hear(
     "One file as a clip, as chosen; raises `BadClip`."
     if choice.place == "start" and choice.channel != "loudest":
         samples, original, duration = read_sound(path, seconds + MARGIN)
-        waveform = _clip_of(samples, 0, (original, rate), round(rate * seconds), choice.channel)
-        return Heard(waveform, duration, choice.channel == "mix" and cancels(samples))
+        waveform, silent = _clip_of(one_channel(samples, choice.channel), 0, (original, rate), seconds)
+        return Heard(waveform, duration, choice.channel == "mix" and cancels(samples), silent)
     return _hear_in_all(path, rate, seconds, choice)
 
 # %% ../../nbs/1_data/68_choice.ipynb #1117b217
@@ -142,9 +143,9 @@ def _hear_in_all(path:str|Path, rate:int, seconds:float, choice:Choice) -> Heard
     lead = min(begin, round(MARGIN * original))
     samples = _cut(recording_blocks(path) if rest else [first], begin - lead, begin + length + round(MARGIN * original))
     cancelled = choice.channel == "mix" and cancels(samples)
-    if channel >= 0: samples = samples[:, channel:channel + 1]
-    waveform = _clip_of(samples, lead, (original, rate), round(rate * seconds), "mix")
-    return Heard(waveform, survey.frames / original, cancelled)
+    chosen = one_channel(samples) if channel < 0 else samples[:, channel]
+    waveform, silent = _clip_of(chosen, lead, (original, rate), seconds)
+    return Heard(waveform, survey.frames / original, cancelled, silent)
 
 # %% ../../nbs/1_data/68_choice.ipynb #30d967e7
 def read_choice(
