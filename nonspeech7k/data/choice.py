@@ -161,10 +161,10 @@ def read_choice(
 
 # %% ../../nbs/1_data/68_choice.ipynb #c92966fa
 def ear_for(
-    path:str|Path, # of a sound file
+    source:str|Path|np.ndarray, # a sound file; of a waveform there is nothing to choose
     channel:str="mix", # or 'left', 'right', 'loudest'
 ) -> Callable[[np.ndarray], np.ndarray]: # from blocks (frames, channels) to (frames,)
     "What makes one channel of a recording's blocks; looks at all of it where the loudest is asked for."
-    if channel != "loudest": return partial(one_channel, channel=channel)
-    number = _surveyed(recording_blocks(path), 1024).channel(channel)
+    if channel != "loudest" or isinstance(source, np.ndarray): return partial(one_channel, channel=channel)
+    number = _surveyed(recording_blocks(source), 1024).channel(channel)
     return lambda samples: samples[:, number]

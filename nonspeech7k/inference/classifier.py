@@ -59,6 +59,10 @@ class Configured(nn.Module):
         return self.configuration["calibration"].get("rejection")
 
     @property
+    def choice(self) -> Choice: # the channel and the part of a recording that it was trained with
+        return choice_of(self.configuration["clip"], self.configuration.get("recipe", {}).get("seed", 0))
+
+    @property
     def device(self) -> torch.device: return next(self.parameters()).device
 
 # %% ../../nbs/6_inference/10_classifier.ipynb #9fccadca
@@ -318,11 +322,6 @@ def load_classifier(
         raise UserError(f"{path}: not a classifier of nonspeech7k, or damaged; "
                         f"train one with `nonspeech7k run`") from error
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #3ee7a62d
-def _choice(configuration:dict) -> Choice:
-    "The channel and the part of a recording that a classifier was trained with."
-    return choice_of(configuration["clip"], configuration.get("recipe", {}).get("seed", 0))
-
 # %% ../../nbs/6_inference/10_classifier.ipynb #ab83ff48
 PLACES = ("all", "start", "centre", "loudest", "random") # what of a file longer than a clip can be judged
 
@@ -337,7 +336,7 @@ def predict(
     "The label and every class's probability for each file; a file that cannot be read yields its error instead."
     if place not in PLACES: raise UserError(f"{place}: no part of a file; take one of {', '.join(PLACES)}")
     classifier = for_inference(classifier, dtype, own_kernels=len(files) >= 2 * batch_size)
-    clip, choice = classifier.configuration["clip"], replace(_choice(classifier.configuration), place=place)
+    clip, choice = classifier.configuration["clip"], replace(classifier.choice, place=place)
     for batch, read in read_batches(files, clip["rate"], clip["seconds"], batch_size, workers, choice, listen):
         answers = iter(judge(classifier, [sound for sound in read if not isinstance(sound, BadClip)], batch_size))
         for path, sound in zip(batch, read):
@@ -348,7 +347,7 @@ def predict(
 def _waveform_batches(classifier:Classifier, files:list[Path], batch_size:int, workers:int|None) -> Iterator[torch.Tensor]:
     "Batches of waveforms; raises the first error."
     if not files: raise ValueError("files: there are none")
-    clip, choice = classifier.configuration["clip"], _choice(classifier.configuration)
+    clip, choice = classifier.configuration["clip"], classifier.choice
     for _, read in read_batches(files, clip["rate"], clip["seconds"], batch_size, workers, choice):
         for found in read:
             if isinstance(found, BadClip): raise found
