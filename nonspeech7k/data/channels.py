@@ -9,17 +9,18 @@ __all__ = ['SILENT', 'SHORT', 'CANCELLED', 'loudest_channel', 'one_channel', 'is
 import numpy as np
 
 # %% ../../nbs/1_data/62_channels.ipynb #d6fe052c
-def _energies(
-    samples:np.ndarray, # (frames, channels) float32
-) -> np.ndarray: # (channels,) float64
-    "The mean square of each channel about its own mean."
-    return np.array([channel.var(dtype=np.float64) if len(channel) else 0.0 for channel in samples.T])
+def _energy(
+    waveform:np.ndarray, # (samples,) float32
+) -> float:
+    "The mean square about the mean; takes no second array, however long."
+    if not len(waveform): return 0.0
+    return float(np.einsum("i,i->", waveform, waveform, dtype=np.float64)) / len(waveform) - float(waveform.mean(dtype=np.float64)) ** 2
 
 def loudest_channel(
     samples:np.ndarray, # (frames, channels) float32
 ) -> int: # from 0
     "The channel with the most energy; the first of those that have as much."
-    return int(_energies(samples).argmax())
+    return int(np.argmax([_energy(channel) for channel in samples.T]))
 
 # %% ../../nbs/1_data/62_channels.ipynb #fbf5593b
 def one_channel(
@@ -50,8 +51,8 @@ def cancels(
     "Whether the channels hold sound of which their mean holds almost nothing."
     channels = samples.shape[1]
     if channels == 1 or is_silent(samples): return False
-    left = samples.mean(axis=1).var(dtype=np.float64) * channels # unrelated channels leave their mean energy
-    return bool(left < _energies(samples).mean() * 10 ** (CANCELLED / 10))
+    left = _energy(samples.mean(axis=1)) * channels # unrelated channels leave their mean energy
+    return bool(left < np.mean([_energy(channel) for channel in samples.T]) * 10 ** (CANCELLED / 10))
 
 # %% ../../nbs/1_data/62_channels.ipynb #b37c2811
 def nothing_to_judge(

@@ -166,5 +166,6 @@ def ear_for(
 ) -> Callable[[np.ndarray], np.ndarray]: # from blocks (frames, channels) to (frames,)
     "What makes one channel of a recording's blocks; looks at all of it where the loudest is asked for."
     if channel != "loudest" or isinstance(source, np.ndarray): return partial(one_channel, channel=channel)
+    read_sound(source, 0.1) # refuses what is no sound
     number = _surveyed(recording_blocks(source), 1024).channel(channel)
     return lambda samples: samples[:, number]
