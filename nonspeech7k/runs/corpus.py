@@ -115,7 +115,7 @@ def explore(
         corpus = read_recipe_corpus(recipe)
         bank, bad = open_recipe_bank(recipe, paths(corpus))
         refuse_unreadable(bad, len(corpus.manifest), recipe.on_bad_clip)
-        found = audit(corpus, recipe.workers, banks_of(recipe))
+        found = audit(corpus, recipe.workers, banks_of(recipe), clip=recipe.clip.model_dump())
         kept = _readable(corpus.manifest, bank, list(bad), found["near_duplicates"])
         manifest = split_clips(kept, corpus, recipe.splits, recipe.seed)
         torn = refuse_leaks(manifest, found["duplicates"], found["near_duplicates"], recipe.splits.leaks)
