@@ -26,11 +26,11 @@ from ..data.decoding import BadClip
 from ..data.manifest import check_labels_per_clip
 from ..data.reading import find_sounds, read_batches
 from ..data.windows import listen
+from ..evaluation.answers import THRESHOLD, judge, stacked, to_probabilities, unfamiliar
 from ..features.registry import build_front_end
 from ..files import UserError, write_bytes
 from ..models.folding import fold_batch_norms
 from ..models.kernels import accelerate, choose_kernels, kernels_status
-from .answers import THRESHOLD, judge, stacked, to_probabilities, unfamiliar
 from ..models.registry import build_network
 from ..native import available
 from ..parts import Network
