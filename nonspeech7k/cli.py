@@ -159,7 +159,7 @@ def demo(
     from nonspeech7k.data.synthesis import write_demo
     typer.echo(write_demo(folder, seed=seed, train=train, test=test))
 
-# %% ../nbs/9_cli/10_cli.ipynb #c805eacb
+# %% ../nbs/9_cli/10_cli.ipynb #18c15654
 def _named_corpus(root:str, layout:str):
     "The corpus in a folder, or the one that a recipe names; its problems are left for the audit to list."
     from nonspeech7k.data.layouts import read_corpus
@@ -168,6 +168,7 @@ def _named_corpus(root:str, layout:str):
     part = read_recipe(root).corpus.model_dump()
     return read_corpus(part.pop("root"), part.pop("layout"), **{key: value for key, value in part.items() if value})
 
+# %% ../nbs/9_cli/10_cli.ipynb #abc0fd97
 def _named_clip(root:str) -> dict:
     "What a clip is by the recipe that is named, or by default, as `run` takes a folder."
     from nonspeech7k.parts import ClipPart

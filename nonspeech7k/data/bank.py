@@ -86,8 +86,7 @@ def _reserve_array(path:Path, clips:int, length:int) -> int: # bytes before the 
 def _decode_rows(
     place:Path, start:int, # of the array; bytes before its first row
     rows:list[int], paths:list[Path], # one a file
-    rate:int, seconds:float, # Hz; how long a clip is
-    choice:Choice=USUAL, # which channel, and which part of a longer recording
+    rate:int, seconds:float, choice:Choice=USUAL, # Hz; how long a clip is; which channel and part
 ) -> list[tuple[float, float]|BadClip]: # scale and duration of each clip, or what is wrong with its file
     "Decode files into these rows of a reserved array."
     results, width = [], 2 * round(rate * seconds) # bytes
@@ -120,8 +119,7 @@ def _sync_to_disk(path:Path):
 # %% ../../nbs/1_data/75_bank.ipynb #bb343d68
 def _finish_bank(
     partial:Path, contents:list[str], results:list, # the folder; digests; of `_decode_rows`, one a content
-    rate:int, seconds:float, # Hz; how long a clip is
-    choice:Choice=USUAL, # which channel, and which part of a longer recording
+    rate:int, seconds:float, choice:Choice=USUAL, # Hz; how long a clip is; which channel and part
 ) -> dict[str, str]: # what is wrong with the contents that cannot be decoded
     "Take out the rows of bad files, write what is known of each clip, and give the bank its name."
     faults = {content: str(result) for content, result in zip(contents, results) if isinstance(result, BadClip)}
@@ -176,8 +174,7 @@ def _build_bank(
 # %% ../../nbs/1_data/75_bank.ipynb #0a97e9a0
 def _faults_still_there(
     faults:dict[str, str], files:dict[str, list], # digest → what was wrong; of `_files_by_content`
-    rate:int, seconds:float, # Hz; how long a clip is
-    choice:Choice=USUAL, # which channel, and which part of a longer recording
+    rate:int, seconds:float, choice:Choice=USUAL, # Hz; how long a clip is; which channel and part
 ) -> dict[str, str]:
     "The faults that are still there, in the words of today."
     attempt = faults_returned(lambda path: read_choice(path, rate, seconds, choice))

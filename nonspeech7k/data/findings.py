@@ -82,14 +82,20 @@ def sound_facts(
                           for name in ("min", "median", "max")},
             **{name: path[fault].tolist() for name, fault in clip_faults(clips).items()}}
 
-# %% ../../nbs/1_data/87_findings.ipynb #ed860ede
+# %% ../../nbs/1_data/87_findings.ipynb #e23c789d
+def _beyond_the_clip(clips:pd.DataFrame, seconds:float) -> pd.Series: # (clips,) s
+    "How much of each recording is longer than a clip."
+    beyond = clips["seconds"] - seconds
+    return beyond.where(beyond > 0.01, 0.0)
+
+# %% ../../nbs/1_data/87_findings.ipynb #a9d182ee
 def not_heard(
     clips:pd.DataFrame, # measurements
     clip:dict, # of a recipe: seconds, and from where it is not 'start'
 ) -> dict: # clips, seconds, clip_seconds, from, sentence; '' where all is heard
     "What of a corpus is longer than the clips that are trained on."
-    beyond = (clips["seconds"] - clip["seconds"]).clip(lower=0)
-    longer, lost, place = int((beyond > 0.01).sum()), float(beyond[beyond > 0.01].sum()), clip.get("from", "start")
+    beyond, place = _beyond_the_clip(clips, clip["seconds"]), clip.get("from", "start")
+    longer, lost = int((beyond > 0).sum()), float(beyond.sum())
     total = float(clips["seconds"].sum())
     said = (f"{longer:,} of {len(clips):,} clips are longer than clip.seconds, {clip['seconds']:g} s: {lost:,.1f} of {total:,.1f} s "
             f"({lost / total:.0%}) are not heard in training, with clip.from: {place}; raise clip.seconds, or choose "

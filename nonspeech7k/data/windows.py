@@ -35,10 +35,11 @@ def windows(
     if before is None or len(held) == length: yield held
     else: yield np.concatenate([before, held[length - step:]])[-length:]
 
-# %% ../../nbs/1_data/79_windows.ipynb #b52ff8d4
+# %% ../../nbs/1_data/79_windows.ipynb #60207b4c
 AT_ONCE = 12.0 # seconds up to which a file is decoded whole
 EDGE = 0.02 # seconds in which a resampler's filter rings where an offset ends
 
+# %% ../../nbs/1_data/79_windows.ipynb #1e8d9fd0
 @dataclass
 class Sound:
     "A file that is to be judged."

@@ -322,9 +322,10 @@ def load_classifier(
         raise UserError(f"{path}: not a classifier of nonspeech7k, or damaged; "
                         f"train one with `nonspeech7k run`") from error
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #ab83ff48
+# %% ../../nbs/6_inference/10_classifier.ipynb #2dc0baa2
 PLACES = ("all", "start", "centre", "loudest", "random") # what of a file longer than a clip can be judged
 
+# %% ../../nbs/6_inference/10_classifier.ipynb #7b584e36
 def predict(
     classifier:Classifier, # or an ensemble
     files:list[Path], # as from `find_sounds`
