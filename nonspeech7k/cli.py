@@ -107,7 +107,12 @@ RecipeName = Annotated[str, typer.Argument(
 Changes = Annotated[list[str] | None, typer.Option(
     "--set", metavar="KEY.PATH=VALUE", help="Change a key of the recipe; may be repeated.")]
 
-# %% ../nbs/9_cli/10_cli.ipynb #3a79f4f0
+# %% ../nbs/9_cli/10_cli.ipynb #57178254
+def _say_what_is_not_heard(run):
+    "Name what of the recordings is longer than a clip, if anything is."
+    if lost := run.audit.get("not_heard", {}).get("sentence"): typer.echo(lost, err=True)
+
+# %% ../nbs/9_cli/10_cli.ipynb #132e1b9e
 def _execute_run(run):
     "Execute a run and print its results."
     from nonspeech7k.evaluation.scores import results_table
@@ -117,7 +122,7 @@ def _execute_run(run):
     metrics = run_all(run)
     if metrics is None: return # under torchrun, the first process answers
     typer.echo(results_table(metrics))
-    if lost := run.audit.get("not_heard", {}).get("sentence"): typer.echo(lost, err=True)
+    _say_what_is_not_heard(run)
     typer.echo(f"report: {run.folder/'report.html'}")
 
 # %% ../nbs/9_cli/10_cli.ipynb #5834d6f3

@@ -40,7 +40,7 @@ class Bank:
         row = self.rows[index]
         return restore(self.samples[row], self.scales[row])
 
-# %% ../../nbs/1_data/75_bank.ipynb #f22d322d
+# %% ../../nbs/1_data/75_bank.ipynb #4e5f1ec5
 def bank_key(
     digests:list[str], # of the files' contents, any order
     rate:int, # Hz
@@ -48,9 +48,7 @@ def bank_key(
     choice:Choice=USUAL, # which channel and part of a recording
 ) -> str: # 24 hexadecimal digits
     "The name of the bank that holds these contents as clips of this kind."
-    chosen = "" if choice.usual else f" {choice.channel} {choice.place}"
-    if choice.place == "random": chosen += f" {choice.seed}"
-    text = "\n".join([f"{VERSION} {rate} {seconds!r}{chosen}", *sorted(set(digests))])
+    text = "\n".join([f"{VERSION} {rate} {seconds!r}{choice.mark}", *sorted(set(digests))])
     return blake2b(text.encode(), digest_size=12).hexdigest()
 
 # %% ../../nbs/1_data/75_bank.ipynb #f2c5d0d4

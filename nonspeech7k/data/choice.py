@@ -19,7 +19,7 @@ from .blocks import recording_blocks
 from .channels import cancels, is_silent, one_channel
 from .decoding import BadClip, file_digest, quantise, read_sixteen_bits, read_sound
 
-# %% ../../nbs/1_data/68_choice.ipynb #a0762811
+# %% ../../nbs/1_data/68_choice.ipynb #2b5d9f03
 @dataclass(frozen=True)
 class Choice:
     "Which channel and which part of a recording a clip is."
@@ -29,6 +29,11 @@ class Choice:
 
     @property
     def usual(self) -> bool: return (self.channel, self.place) == ("mix", "start")
+
+    @property
+    def mark(self) -> str: # in the names of banks; '' for the usual choice
+        drawn = f" {self.seed}" if self.place == "random" else ""
+        return "" if self.usual else f" {self.channel} {self.place}{drawn}"
 
 USUAL = Choice()
 

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['class_counts', 'clip_faults', 'sound_facts', 'not_heard', 'facts_per_class', 'same_sounds', 'shifts']
 
-# %% ../../nbs/1_data/87_findings.ipynb #5a7a3db0
+# %% ../../nbs/1_data/87_findings.ipynb #57e3b3ba
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from .channels import SHORT, SILENT
 from .fingerprints import ALIKE, CHANCE, from_text, near_duplicates, sets_of
 from .kept import keep_array, kept_array
 from .manifest import each_label
-from .channels import SHORT, SILENT
 from .measurements import CLIPPED, MEASUREMENTS, MOST, OFFSET
 
 # %% ../../nbs/1_data/87_findings.ipynb #9ab2f613
@@ -52,15 +52,14 @@ def _occurrences(
     counts = values[values.notna() & (values != "")].value_counts().sort_index()
     return {str(int(value)) if isinstance(value, float) else value: int(count) for value, count in counts.items()}
 
-# %% ../../nbs/1_data/87_findings.ipynb #12647783
+# %% ../../nbs/1_data/87_findings.ipynb #0234fc66
 def clip_faults(
     clips:pd.DataFrame, # measurements
 ) -> dict[str, pd.Series]: # name of a fault → (clips,) bool
     "Which clips have which fault."
     short, cancelled = clips["seconds"] < SHORT, clips["cancels"] > 0
     silent = (clips["mix_db"] < SILENT) & ~cancelled & ~short
-    heard = ~(silent | cancelled | short)
-    usual = clips.loc[heard, "bandwidth"].median()
+    usual = clips.loc[heard := ~(silent | cancelled | short), "bandwidth"].median()
     return {"silent": silent, "cancels": cancelled & ~short, "short": short, "clipped": clips["clipped"] > CLIPPED,
             "off_centre": clips["dc"].abs() > OFFSET, "narrow": heard & (clips["bandwidth"] < usual / 2),
             "long": clips["seconds"] > MOST}

@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'WITH_WEIGHTS', 'PIECE', 'PLACES', 'Configured', 'has_segme
            'build_classifier', 'mean_logits', 'Ensemble', 'ensemble', 'Prepared', 'for_inference', 'save_classifier',
            'load_classifier', 'predict', 'embed_files', 'read_waveforms']
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #aeb6c94a
+# %% ../../nbs/6_inference/10_classifier.ipynb #06849f42
 import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -26,7 +26,7 @@ from ..data.decoding import BadClip
 from ..data.manifest import check_labels_per_clip
 from ..data.reading import find_sounds, read_batches
 from ..data.windows import listen
-from ..evaluation.answers import THRESHOLD, judge, stacked, to_probabilities, unfamiliar
+from ..evaluation.answers import judge, stacked, to_probabilities
 from ..features.registry import build_front_end
 from ..files import UserError, write_bytes
 from ..models.folding import fold_batch_norms
@@ -379,5 +379,6 @@ def read_waveforms(
 # %% ../../nbs/6_inference/10_classifier.ipynb #81e3cd81
 from ..moves import moved
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #343aeaf3
-__getattr__ = moved("nonspeech7k.inference.classifier", {"nonspeech7k.models.folding": "PAIRS"})
+# %% ../../nbs/6_inference/10_classifier.ipynb #03b533f3
+__getattr__ = moved("nonspeech7k.inference.classifier", {
+    "nonspeech7k.evaluation.answers": "THRESHOLD unfamiliar", "nonspeech7k.models.folding": "PAIRS"})
