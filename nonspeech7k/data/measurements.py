@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile
 from scipy.fft import rfft
 
 from .decoding import BadClip, file_digest, open_and_read, read_samples
 from .fingerprints import LONGEST, fingerprint, hann, to_text
 from .kept import index_of, read_index, remembered, write_index
 from .manifest import Corpus, paths
+from .opening import Sound
 
 # %% ../../nbs/1_data/85_measurements.ipynb #87078127
 def _decibels(
@@ -78,7 +78,7 @@ def silent_share(
 MOST, MOST_SAMPLES = 60.0, 2**25 # seconds of each file that are measured; samples, in all channels
 
 def _measured_sound(
-    file:soundfile.SoundFile, # open
+    file:Sound, # open
 ) -> dict: # a row of `measure_files`, but for digest and error
     "What the beginning of one file sounds like."
     samples, rate = read_samples(file, min(MOST, MOST_SAMPLES / (file.samplerate * file.channels))), file.samplerate
@@ -96,7 +96,7 @@ def _measure(
     return open_and_read(path, _measured_sound) | {"digest": file_digest(path), "error": ""}
 
 # %% ../../nbs/1_data/85_measurements.ipynb #5b409415
-MEASUREMENTS = "measurements4" # counts up when other things are measured, or in another way
+MEASUREMENTS = "measurements5" # counts up when other things are measured, or in another way
 _TEXT = ("digest", "format", "fingerprint", "error")
 _NUMBERS = ("seconds", "rate", "channels", "peak_db", "rms_db", "clipped", "dc", "bandwidth", "silence")
 
