@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['is_foreign', 'Foreign']
 
-# %% ../../nbs/1_data/61_foreign.ipynb #ad62b7a4
+# %% ../../nbs/1_data/61_foreign.ipynb #583063ef
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 
+from .windows import Spans
 from ..files import optional
 
 # %% ../../nbs/1_data/61_foreign.ipynb #2aeff103
@@ -34,7 +35,7 @@ _SLACK = 0.1 # seconds; what encoders put before and after the sound differs
 
 def _refuse_other_files(*_, **__): raise ValueError("names another file, which is not opened")
 
-# %% ../../nbs/1_data/61_foreign.ipynb #9611eb22
+# %% ../../nbs/1_data/61_foreign.ipynb #9006816b
 class Foreign:
     "A sound decoded by FFmpeg, to be read from its beginning to its end."
     def __init__(self,
@@ -43,9 +44,8 @@ class Foreign:
         self._av = optional("av", "this format", "formats")
         self._av.logging.set_level(self._av.logging.PANIC)
         self._size = file.seek(0, 2)
-        file.seek(0)
         try:
-            self._container = self._av.open(file, options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
+            self._container = self._av.open(Spans(file, [(0, self._size)]), options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
                                             io_open=_refuse_other_files, metadata_errors="replace")
             if not self._container.streams.audio: raise ValueError("holds no sound")
             stream = self._stream = self._container.streams.audio[0]

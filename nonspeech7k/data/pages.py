@@ -83,7 +83,7 @@ def _take(link:Link, page:_Page, at:int):
     least, most = link.packet[0] * (page.packets - 1), link.packet[1] * (page.packets + 1)
     if page.granule and not page.ends and advance < least or not 0 <= advance <= most: link.steady = False
 
-# %% ../../nbs/1_data/58_pages.ipynb #6bbd6dda
+# %% ../../nbs/1_data/58_pages.ipynb #aa756a1a
 def ogg_links(
     file:BinaryIO, # open
 ) -> list[Link]: # in their order; of streams beside one another, only the first
@@ -97,6 +97,7 @@ def ogg_links(
             if links and links[-1].ended and only_zeros(file, at, end): break
             raise ValueError(f"damaged: no Ogg page where one should begin, at byte {at}")
         if page.begins and (not links or links[-1].ended): links, beside = [*links, _new_link(page, at)], set()
+        elif not links: raise ValueError("truncated: its beginning is missing, no page begins the Ogg stream")
         elif page.begins: beside.add(page.serial)
         if page.serial == links[-1].serial: _take(links[-1], page, at)
         elif page.serial in beside: links[-1].codec = "another"
