@@ -27,79 +27,98 @@ def is_foreign(
     other_riff = head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"QLCM")
     return head.startswith(_BEGINNINGS) or head[4:8] in _ATOMS or adts or other_riff
 
-# %% ../../nbs/1_data/61_foreign.ipynb #5a8ce866
+# %% ../../nbs/1_data/61_foreign.ipynb #69eebe1a
 _CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,amr,amrnb,amrwb,ac3,eac3,ape,wv,tta,flv,avi,mpc,mpc8,dsf,qcp,"
                "mpeg,ogg,wav,w64,caf,aiff,au")
 _BARE = frozenset("aac amr amrnb amrwb ac3 eac3".split()) # no more than frames one behind another
 _SLACK = 0.1 # seconds; what encoders put before and after the sound differs
 
+# %% ../../nbs/1_data/61_foreign.ipynb #43948f76
 def _refuse_other_files(*_, **__): raise ValueError("names another file, which is not opened")
 
-# %% ../../nbs/1_data/61_foreign.ipynb #9006816b
+# %% ../../nbs/1_data/61_foreign.ipynb #99c176d3
+def _container(file:BinaryIO, size:int): # bytes → PyAV's container
+    "Open a file with FFmpeg; raises ValueError where it holds no sound that can be decoded."
+    av = optional("av", "this format", "formats")
+    av.logging.set_level(av.logging.PANIC)
+    try: container = av.open(Spans(file, [(0, size)]), options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
+                             io_open=_refuse_other_files, metadata_errors="replace")
+    except av.error.FFmpegError as error: raise ValueError(f"cannot be decoded ({error.strerror})") from error
+    if not container.streams.audio: raise ValueError("holds no sound")
+    if container.streams.audio[0].codec_context is None: raise ValueError("is coded in a way that is not known")
+    return container
+
+# %% ../../nbs/1_data/61_foreign.ipynb #d798ec4a
+def _seconds_said(container) -> float: # PyAV's → s; 0 where it says nothing that can be relied on
+    "How long the first sound is, by what the container says."
+    stream = container.streams.audio[0]
+    if container.format.name in _BARE: return 0.0
+    if stream.duration: return float(stream.duration * stream.time_base)
+    return 0.0 if len(container.streams) > 1 else (container.duration or 0) / 1e6
+
+# %% ../../nbs/1_data/61_foreign.ipynb #59daf764
+def _packets(container) -> Iterator: # PyAV's
+    "The packets of the first sound; raises ValueError for one that is not all there."
+    av = optional("av", "this format", "formats")
+    try:
+        for packet in container.demux(container.streams.audio[0]):
+            if packet.is_corrupt: raise ValueError("damaged: a packet is not all there")
+            yield packet.size, packet.decode()
+    except av.error.FFmpegError as error: raise ValueError(f"damaged: cannot be decoded ({error.strerror})") from error
+
+# %% ../../nbs/1_data/61_foreign.ipynb #bb9b4e24
+def _check_end(container, size:int, seconds:float, taken:int): # bytes of the file; s; bytes of all packets
+    "Raise ValueError where less was decoded than there should be."
+    said = _seconds_said(container)
+    if seconds < said - _SLACK - 4096 / container.streams.audio[0].rate:
+        raise ValueError(f"truncated: {said:.2f} s are promised, {seconds:.2f} s can be decoded")
+    if container.format.name in _BARE and taken < size - 4096:
+        raise ValueError(f"damaged: {size - taken} of {size} bytes are no sound")
+
+# %% ../../nbs/1_data/61_foreign.ipynb #9b5c3130
+def _decoded(container, size:int) -> Iterator[np.ndarray]: # PyAV's; bytes of the file → (samples, channels) float32
+    "The first sound of a container from its beginning to its end."
+    av, stream = optional("av", "this format", "formats"), container.streams.audio[0]
+    resampler, taken, read = av.AudioResampler(format="fltp"), 0, 0
+    kind = stream.rate, stream.channels
+    for bytes_taken, frames in _packets(container):
+        taken += bytes_taken
+        for frame in frames:
+            if (frame.sample_rate, frame.layout.nb_channels) != kind:
+                raise ValueError("its sampling rate or number of channels changes; cut it there")
+            for plain in resampler.resample(frame):
+                read += plain.samples
+                yield plain.to_ndarray().T
+    _check_end(container, size, read / stream.rate, taken)
+
+# %% ../../nbs/1_data/61_foreign.ipynb #bc16eec1
 class Foreign:
     "A sound decoded by FFmpeg, to be read from its beginning to its end."
     def __init__(self,
         file:BinaryIO, # open; is not closed
     ):
-        self._av = optional("av", "this format", "formats")
-        self._av.logging.set_level(self._av.logging.PANIC)
-        self._size = file.seek(0, 2)
-        try:
-            self._container = self._av.open(Spans(file, [(0, self._size)]), options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
-                                            io_open=_refuse_other_files, metadata_errors="replace")
-            if not self._container.streams.audio: raise ValueError("holds no sound")
-            stream = self._stream = self._container.streams.audio[0]
-            if stream.codec_context is None: raise ValueError("is coded in a way that is not known")
-            self.samplerate, self.channels = stream.rate or 0, stream.channels or 0
-        except self._av.error.FFmpegError as error: raise ValueError(f"cannot be decoded ({error.strerror})") from error
+        size = file.seek(0, 2)
+        self._container = _container(file, size)
+        stream = self._container.streams.audio[0]
+        self.samplerate, self.channels = stream.rate or 0, stream.channels or 0
         self.format, self.subtype = self._container.format.name.partition(",")[0].upper(), stream.codec_context.name.upper()
         self.frames = 2**63 - 1 # not known
-        self._said = self._seconds_said()
-        self._arrays, self._held, self._read, self._taken = self._decoded(), np.zeros((0, self.channels), np.float32), 0, 0
+        self._arrays, self._held = _decoded(self._container, size), np.zeros((0, self.channels), np.float32)
 
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
     def close(self): self._container.close()
 
-    def _seconds_said(self) -> float: # 0 where the container says nothing that can be relied on
-        if self._container.format.name in _BARE: return 0.0
-        if self._stream.duration: return float(self._stream.duration * self._stream.time_base)
-        if len(self._container.streams) > 1 or not self._container.duration: return 0.0
-        return self._container.duration / 1e6
-
-    def _decoded(self) -> Iterator[np.ndarray]: # (samples, channels) float32
-        resampler = self._av.AudioResampler(format="fltp")
-        try:
-            for packet in self._container.demux(self._stream):
-                if packet.is_corrupt: raise ValueError("damaged: a packet is not all there")
-                self._taken += packet.size
-                for frame in packet.decode():
-                    if (frame.sample_rate, frame.layout.nb_channels) != (self.samplerate, self.channels):
-                        raise ValueError("its sampling rate or number of channels changes; cut it there")
-                    for plain in resampler.resample(frame): yield plain.to_ndarray().T
-        except self._av.error.FFmpegError as error: raise ValueError(f"damaged: cannot be decoded ({error.strerror})") from error
-        self._check_end()
-
-    def _check_end(self):
-        "Raise ValueError where less was decoded than there should be."
-        seconds = self._read / self.samplerate
-        if seconds < self._said - _SLACK - 4096 / self.samplerate:
-            raise ValueError(f"truncated: {self._said:.2f} s are promised, {seconds:.2f} s can be decoded")
-        if self._container.format.name in _BARE and self._taken < self._size - 4096:
-            raise ValueError(f"damaged: {self._size - self._taken} of {self._size} bytes are no sound")
-
     def read(self,
         frames:int, # at most
-        dtype:str="float32",
-        always_2d:bool=True,
+        dtype:str="float32", # no other
+        always_2d:bool=True, # nor another
     ) -> np.ndarray: # (frames, channels); fewer at the end
         "The next samples."
         parts, wanted = [self._held], frames - len(self._held)
-        while wanted > 0:
-            part = next(self._arrays, None)
-            if part is None: break
-            self._read, wanted = self._read + len(part), wanted - len(part)
+        while wanted > 0 and (part := next(self._arrays, None)) is not None:
             parts.append(part)
+            wanted -= len(part)
         held = np.concatenate(parts)
         self._held = held[frames:]
         return held[:frames]

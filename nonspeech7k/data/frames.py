@@ -83,22 +83,28 @@ class Frames:
     @property
     def samples(self) -> int: return self.count * self.header.samples # in each channel
 
-# %% ../../nbs/1_data/59_frames.ipynb #f6429d20
-def _take_frame(found:Frames, at:int, frame:bytes, header:Header):
-    "Count a frame, given its first 64 bytes; raises ValueError where it does not go on what was before."
-    mono = frame[3] >> 6 == 3
-    if found.header is None: found.word, found.header = frame[:4], header
-    first = found.header
-    if (first.version, first.layer, first.rate, found.word[3] >> 6 == 3) != (header.version, header.layer, header.rate, mono):
+# %% ../../nbs/1_data/59_frames.ipynb #d708e252
+def _check_same(found:Frames, at:int, frame:bytes, header:Header):
+    "Raise ValueError where a frame does not go on what was before."
+    first, mono = found.header, frame[3] >> 6 == 3
+    before = (first.version, first.layer, first.rate, found.word[3] >> 6 == 3)
+    if before != (header.version, header.layer, header.rate, mono):
         raise ValueError(f"its sampling rate or number of channels changes at byte {at}; cut it there")
-    said = _frames_said(frame, header, mono)
+
+# %% ../../nbs/1_data/59_frames.ipynb #d0e3bac6
+def _take_frame(found:Frames, at:int, frame:bytes, header:Header):
+    "Count a frame, given its first 64 bytes."
+    if found.header is None: found.word, found.header = frame[:4], header
+    _check_same(found, at, frame, header)
+    said = _frames_said(frame, header, frame[3] >> 6 == 3)
     if said is not None:
         if not found.count and not found.informed: found.said = said
         found.informed += 1
         return
     found.count += 1
-    if found.spans and sum(found.spans[-1]) == at: found.spans[-1] = (found.spans[-1][0], found.spans[-1][1] + header.size)
-    else: found.spans.append((at, header.size))
+    if found.spans and sum(found.spans[-1]) == at: at, length = found.spans.pop()
+    else: length = 0
+    found.spans.append((at, length + header.size))
 
 # %% ../../nbs/1_data/59_frames.ipynb #3f8440ea
 def _no_frame(file:BinaryIO, at:int, end:int, found:Frames) -> int: # byte where to go on
@@ -136,18 +142,18 @@ def mp3_frames(
     if found.header.layer == 1: found.xing = _xing(found.word, found.count)
     return found
 
-# %% ../../nbs/1_data/59_frames.ipynb #0d1695c9
-_BLOCKS = (0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768)
+# %% ../../nbs/1_data/59_frames.ipynb #47fb0e8d
+_BLOCKS = (0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768) # samples, by a frame's header
 
-def _checksum_8(content:bytes) -> int: # polynomial 0x07
-    value = 0
-    for byte in content: value = _CRC_8[value ^ byte]
-    return value
-
-def _crc_8(value:int) -> int:
+def _crc_8(value:int) -> int: # a byte, polynomial 0x07
     for _ in range(8): value = (value << 1 ^ (0x07 if value & 0x80 else 0)) & 0xFF
     return value
 _CRC_8 = bytes(map(_crc_8, range(256)))
+
+def _checksum_8(content:bytes) -> int:
+    value = 0
+    for byte in content: value = _CRC_8[value ^ byte]
+    return value
 
 # %% ../../nbs/1_data/59_frames.ipynb #39be5e54
 def _coded(content:bytes) -> tuple[int, int]: # of up to 7 bytes → number, bytes that it takes; 0 bytes where there is none

@@ -6,11 +6,11 @@
 __all__ = ['MIXED', 'UNKNOWN', 'PIECE', 'RATES', 'MOST', 'Plan', 'check_there', 'Decoder', 'NeedsPyav', 'Part', 'Opened', 'Sound',
            'open_sound']
 
-# %% ../../nbs/1_data/62_opening.ipynb #386e0215
+# %% ../../nbs/1_data/62_opening.ipynb #9d975813
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -39,11 +39,12 @@ def check_there(
     if not found.st_size: raise ValueError("empty, 0 bytes")
     if not os.access(path, os.R_OK): raise PermissionError
 
-# %% ../../nbs/1_data/62_opening.ipynb #31b26f6b
+# %% ../../nbs/1_data/62_opening.ipynb #eec4f9b9
 class Decoder(soundfile.SoundFile):
     "A sound file of libsndfile's that is only ever read onwards."
     def seekable(self) -> bool: return False
 
+# %% ../../nbs/1_data/62_opening.ipynb #a3f11340
 class NeedsPyav(ValueError):
     "A recording that is read through PyAV, where PyAV is not installed; it says how to get it."
 
@@ -65,19 +66,14 @@ class Opened:
         decoder, self._decoder = self._decoder, None
         return decoder or self._way()
 
-# %% ../../nbs/1_data/62_opening.ipynb #9c960751
-PIECE = 2**20 # samples decoded at a time, in all channels together
+# %% ../../nbs/1_data/62_opening.ipynb #472bdfac
+PIECE = 2**22 # samples decoded at a time, in all channels together
 RATES = 100, 10_000_000 # Hz, the least and the most that a recording may have
-MOST = 2**29 # samples that are read into memory at once, in all channels together: 2 GiB as floats
 
-class Sound:
-    "A sound file that is open at its beginning, to be read to its end."
-    def __init__(self,
-        file:BinaryIO, # open; is closed with the sound
-        parts:list[Part], # in their order
-        proven:int|None=None, # samples in each channel; None: to be counted
-    ):
-        self._file, self._parts, self._count = file, parts, proven
+class _Stream:
+    "A sound file's parts, one behind another."
+    def __init__(self, file:BinaryIO, parts:list[Part]):
+        self._file, self._parts = file, parts
         self._begin()
         self.samplerate, self.channels = self._decoder.samplerate, self._decoder.channels
         self.format, self.subtype = self._decoder.format, self._decoder.subtype
@@ -94,7 +90,7 @@ class Sound:
 
     def _begin(self):
         self._index = self._at = self._in_part = 0
-        self._decoder, self._back = self._parts[0].open(), None
+        self._decoder = self._parts[0].open()
 
     def _next_part(self) -> bool: # whether there is one
         "Compare what a part held with what it promised, and go on to the next."
@@ -107,18 +103,29 @@ class Sound:
         self._decoder.close()
         self._index, self._in_part = self._index + 1, 0
         self._decoder = self._parts[self._index].open()
-        if (self._decoder.samplerate, self._decoder.channels) != (self.samplerate, self.channels):
-            raise ValueError(MIXED)
+        if (self._decoder.samplerate, self._decoder.channels) != (self.samplerate, self.channels): raise ValueError(MIXED)
         return True
 
-    def _pieces(self, frames:int, dtype:str): # in each channel → (samples, channels) each
+    def _pieces(self, frames:int, dtype:str="float32") -> Iterator[np.ndarray]: # in each channel → (samples, channels) each
         most = max(1, PIECE // self.channels)
-        if self._count is not None: most, frames = max(most, min(frames, MOST // self.channels)), min(frames, self._count - self._at)
         while frames > 0:
             piece = self._decoder.read(min(frames, most), dtype, always_2d=True)
             if not len(piece) and not self._next_part(): return
             frames, self._at, self._in_part = frames - len(piece), self._at + len(piece), self._in_part + len(piece)
-            if len(piece): yield piece if piece.base is None or 2 * len(piece) > most else piece.copy()
+            if len(piece): yield piece if piece.base is None else piece.copy()
+
+# %% ../../nbs/1_data/62_opening.ipynb #1c589629
+MOST = 2**29 # samples that are read into memory at once, in all channels together: 2 GiB as floats
+
+class Sound(_Stream):
+    "A sound file that is open at its beginning, to be read to its end."
+    def __init__(self,
+        file:BinaryIO, # open; is closed with the sound
+        parts:list[Part], # in their order
+        proven:int|None=None, # samples in each channel; None: to be counted
+    ):
+        super().__init__(file, parts)
+        self._count, self._back = proven, None # samples; where to go back to before reading on
 
     def read(self,
         frames:int, # in each channel, at most
@@ -126,39 +133,39 @@ class Sound:
     ) -> np.ndarray: # (frames, channels); fewer at the end only
         "The next samples; raises ValueError where fewer can be decoded than there should be."
         if self._back is not None: self._return()
-        pieces, held = [], 0
-        if self._count is not None and min(frames, self._count - self._at) > MOST // self.channels: raise self._too_long()
+        if self._count is not None: frames = min(frames, self._count - self._at)
+        pieces, held, most = [], 0, MOST // self.channels
+        if self._count is not None and frames > most: raise ValueError(f"{frames} samples are too many to be read at once; cut it")
         for piece in self._pieces(frames, dtype):
             pieces.append(piece)
-            held += piece.size
-            if held > MOST: raise self._too_long()
+            held += len(piece)
+            if held > most: raise ValueError(f"more than {most} samples are too many to be read at once; cut it")
         if len(pieces) == 1: return pieces[0]
         return np.concatenate(pieces) if pieces else np.zeros((0, self.channels), dtype)
 
-    def _too_long(self) -> ValueError: return ValueError(f"more than {MOST // self.channels} samples are too many to be read at once; cut it")
-
     def _return(self):
         "Go back to where reading stopped for counting."
-        place = self._back
         self._decoder.close()
         self._begin()
-        for _ in self._pieces(place, "float32"): pass
+        for _ in self._pieces(self._back): pass
+        self._back = None
 
     @property
     def frames(self) -> int: # samples in each channel
         "How many there are in all; decodes what is left where that is not known otherwise."
         if self._count is None:
             here = self._at
-            for _ in self._pieces(UNKNOWN, "float32"): pass
+            for _ in self._pieces(UNKNOWN): pass
             self._count, self._back = self._at, here
         return self._count
 
-# %% ../../nbs/1_data/62_opening.ipynb #61a28b8a
+# %% ../../nbs/1_data/62_opening.ipynb #56930e76
 _WIDTHS = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1} # bytes
 _CODINGS = {(1, 8): "PCM_U8", (1, 16): "PCM_16", (1, 24): "PCM_24", (1, 32): "PCM_32", (3, 32): "FLOAT", (3, 64): "DOUBLE",
             (6, 8): "ALAW", (7, 8): "ULAW"} # by a WAV file's format tag and bits
 Plan = tuple[list[Part], int|None] # the parts; all samples in each channel where they are proven
 
+# %% ../../nbs/1_data/62_opening.ipynb #96c40802
 def _decoder(file:BinaryIO) -> Decoder:
     file.seek(0)
     return Decoder(file.fileno(), closefd=False)
@@ -257,12 +264,13 @@ def _other_plan(file:BinaryIO) -> Plan:
         raise ValueError(f"the header promises {promised} bytes of sound, the file has {holds} bytes")
     return [Part(Opened(partial(_decoder, file), decoder))], None
 
-# %% ../../nbs/1_data/62_opening.ipynb #c7224951
+# %% ../../nbs/1_data/62_opening.ipynb #58b7ba0e
 def _foreign_plan(file:BinaryIO, suffix:str) -> Plan: # '.m4a'
     "The plan for what FFmpeg decodes; raises `NeedsPyav` where it is not installed."
     if not find_spec("av"): raise NeedsPyav(without_pyav(f"the format of this file ({suffix or 'no suffix'})"))
     return [Part(partial(Foreign, file))], None
 
+# %% ../../nbs/1_data/62_opening.ipynb #eceaba4c
 def _plan(file:BinaryIO, suffix:str) -> Plan: # open; '.wav'
     "How to read a file, by what is in it."
     start, _ = between_tags(file)
