@@ -208,7 +208,7 @@ NAMED = {
     "half.aiff": (half(encoded("AIFF", "PCM_16")), "truncated"), "half.w64": (half(encoded("W64", "PCM_16")), "truncated"),
     "half.caf": (half(encoded("CAF", "PCM_16")), "truncated"), "half.au": (half(encoded("AU", "PCM_16")), "truncated"),
     "half.voc": (half(encoded("VOC", "PCM_16")), "truncated"), "half.nist": (half(encoded("NIST", "PCM_16")), "truncated"),
-    "half.flac": (half(FLAC), ""), "hole.flac": (hole(FLAC), ""), "pipe-half.flac": (half(unknown(FLAC)), ""),
+    "rate.flac": (FLAC[:18] + bytes([FLAC[18] ^ 1]) + FLAC[19:], ""), "half.flac": (half(FLAC), ""), "hole.flac": (hole(FLAC), ""), "pipe-half.flac": (half(unknown(FLAC)), ""),
     "stale.flac": (FLAC[:22] + struct.pack(">I", 20_000) + FLAC[26:], "does not end there"),
     "joined-half.flac": (FLAC + half(FLAC), ""), "joined-rates.flac": (FLAC + encoded("FLAC", rate=8_000), "different sampling rates"),
     "half.ogg": (half(VORBIS), "truncated"), "hole.ogg": (hole(VORBIS), "damaged"), "page.ogg": (boundary(VORBIS), "truncated"),
@@ -266,7 +266,9 @@ def test_without_pyav_the_way_out_is_said(tmp_path, monkeypatch):
 
 def test_an_opus_page_tells_its_time():
     link, = ogg_links(io.BytesIO(OPUS))
-    assert link.codec == "opus" and link.steady and not ogg_links(io.BytesIO(patched_page(OPUS, granule=2**40)))[0].steady
+    assert link.codec == "opus" and link.steady
+    with pytest.raises(ValueError, match="its packets hold"): ogg_links(io.BytesIO(patched_page(OPUS, granule=link.granule + 48_000)))
+    assert ogg_links(io.BytesIO(patched_page(OPUS, granule=link.granule - 300)))[0].steady, "the end may be cut to the sample"
 
 
 def test_no_file_stays_open(tmp_path):

@@ -47,18 +47,27 @@ def mpeg_header(
     size = 4 * (12 * speed // rate + padding) if layer == 3 else samples // 8 * speed // rate + padding
     return Header(version, layer, rate, samples, size)
 
-# %% ../../nbs/1_data/59_frames.ipynb #0bfbe988
-def _side(header:Header, mono:bool) -> int: # bytes of the frame before a Xing header
-    return 4 + ((17 if mono else 32) if header.version == 3 else (9 if mono else 17))
+# %% ../../nbs/1_data/59_frames.ipynb #8843bf7b
+def _side(header:Header, mono:bool, guarded:bool=False) -> int: # bytes of the frame before a Xing header
+    return 4 + 2 * guarded + ((17 if mono else 32) if header.version == 3 else (9 if mono else 17))
 
-def _frames_said(frame:bytes, header:Header, mono:bool) -> int|None: # its first 64 bytes; -1: no number; None: holds sound
+def _frames_said(frame:bytes, header:Header, mono:bool) -> int|None: # its first 256 bytes; -1: no number; None: holds sound
     "What an information frame says about the number of frames."
     if header.layer != 1: return None
-    side = _side(header, mono)
-    if frame[side:side + 4] in (b"Xing", b"Info"):
-        flags, count = struct.unpack_from(">II", frame.ljust(64, b"\0"), side + 4)
+    guarded = not frame[1] & 1 # two bytes of a checksum follow the header
+    side = _side(header, mono, guarded)
+    if frame[side:side + 4] in (b"Xing", b"Info") and not frame[4 + 2 * guarded:side].strip(b"\0"):
+        flags, count = struct.unpack_from(">II", frame.ljust(256, b"\0"), side + 4)
         return count if flags & 1 else -1
     return int.from_bytes(frame[50:54], "big") if frame[36:40] == b"VBRI" else None
+
+# %% ../../nbs/1_data/59_frames.ipynb #dc854e1c
+def _delay_said(frame:bytes, side:int) -> int: # an information frame's first 256 bytes; where Xing stands; samples
+    "How many samples at both ends are the encoder's and no sound, by a Xing header with LAME's extension."
+    flags = int.from_bytes(frame[side + 4:side + 8], "big")
+    at = side + 8 + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags & 8) // 2 + 21
+    bits = int.from_bytes(frame[at:at + 3], "big")
+    return (bits >> 12) + (bits & 0xFFF)
 
 # %% ../../nbs/1_data/59_frames.ipynb #57f8a20a
 def _xing(word:bytes, frames:int) -> bytes: # four bytes of a frame's header
@@ -68,7 +77,7 @@ def _xing(word:bytes, frames:int) -> bytes: # four bytes of a frame's header
     start = _side(header, word[3] >> 6 == 3)
     return (word + bytes(start - 4) + b"Xing" + struct.pack(">II", 1, frames)).ljust(header.size, b"\0")
 
-# %% ../../nbs/1_data/59_frames.ipynb #38553251
+# %% ../../nbs/1_data/59_frames.ipynb #d9bd5dc3
 @dataclass
 class Frames:
     "The frames of an MPEG stream."
@@ -78,6 +87,7 @@ class Frames:
     informed:int=0 # frames without sound
     count:int=0 # frames with sound
     spans:list[tuple[int, int]]=field(default_factory=list) # byte and length of stretches of them
+    delay:int=0 # samples that are the encoder's, by that header
     xing:bytes=b"" # a Xing header for all of them; b'' for layers I and II
 
     @property
@@ -91,14 +101,15 @@ def _check_same(found:Frames, at:int, frame:bytes, header:Header):
     if before != (header.version, header.layer, header.rate, mono):
         raise ValueError(f"its sampling rate or number of channels changes at byte {at}; cut it there")
 
-# %% ../../nbs/1_data/59_frames.ipynb #d0e3bac6
+# %% ../../nbs/1_data/59_frames.ipynb #c4d86ef3
 def _take_frame(found:Frames, at:int, frame:bytes, header:Header):
-    "Count a frame, given its first 64 bytes."
+    "Count a frame, given its first 256 bytes."
     if found.header is None: found.word, found.header = frame[:4], header
     _check_same(found, at, frame, header)
     said = _frames_said(frame, header, frame[3] >> 6 == 3)
     if said is not None:
-        if not found.count and not found.informed: found.said = said
+        if not found.count and not found.informed:
+            found.said, found.delay = said, _delay_said(frame, _side(header, frame[3] >> 6 == 3, not frame[1] & 1))
         found.informed += 1
         return
     found.count += 1
@@ -117,7 +128,7 @@ def _no_frame(file:BinaryIO, at:int, end:int, found:Frames) -> int: # byte where
     if found.count and only_zeros(file, at, end): return end
     raise ValueError(f"damaged: no MP3 frame where one should begin, at byte {at}")
 
-# %% ../../nbs/1_data/59_frames.ipynb #71669bb9
+# %% ../../nbs/1_data/59_frames.ipynb #8474f0a7
 def mp3_frames(
     file:BinaryIO, # open
 ) -> Frames:
@@ -125,10 +136,10 @@ def mp3_frames(
     at, end = between_tags(file)
     found, base, held = Frames(), at, b""
     while at < end:
-        if at - base + 64 > len(held):
+        if at - base + 256 > len(held):
             file.seek(at)
             base, held = at, file.read(1 << 20)
-        frame = held[at - base:at - base + 64]
+        frame = held[at - base:at - base + 256]
         header = mpeg_header(frame[:3]) if len(frame) > 3 else None
         if header is None: at = _no_frame(file, at, end, found)
         elif at + header.size > end:
@@ -142,8 +153,9 @@ def mp3_frames(
     if found.header.layer == 1: found.xing = _xing(found.word, found.count)
     return found
 
-# %% ../../nbs/1_data/59_frames.ipynb #47fb0e8d
+# %% ../../nbs/1_data/59_frames.ipynb #8540eaeb
 _BLOCKS = (0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768) # samples, by a frame's header
+_SPEEDS = (0, 88_200, 176_400, 192_000, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000) # Hz; 0: as in the file's header
 
 def _crc_8(value:int) -> int: # a byte, polynomial 0x07
     for _ in range(8): value = (value << 1 ^ (0x07 if value & 0x80 else 0)) & 0xFF
@@ -165,19 +177,21 @@ def _coded(content:bytes) -> tuple[int, int]: # of up to 7 bytes → number, byt
     for byte in content[1:ones]: number = number << 6 | byte & 0x3F
     return number, ones
 
-# %% ../../nbs/1_data/59_frames.ipynb #1d900a78
-def _flac_frame_end(head:bytes, block:int) -> int|None: # a frame's first 16 bytes; samples of a block where all are equal
-    "The number of the first sample after a FLAC frame; None where no frame begins so."
+# %% ../../nbs/1_data/59_frames.ipynb #b861fe60
+def _flac_frame_end(head:bytes, block:int, rate:int) -> int|None: # a frame's first 16 bytes; samples of a block; Hz
+    "The number of the first sample after a FLAC frame; None where no frame of this rate begins so."
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFE != 0xF8 or head[3] & 1: return None
     kind, speed = head[2] >> 4, head[2] & 15
     number, width = _coded(head[4:11])
     extra = {6: 1, 7: 2}.get(kind, 0)
     end = 4 + width + extra + {12: 1, 13: 2, 14: 2}.get(speed, 0)
     if not width or not kind or speed == 15 or len(head) <= end or _checksum_8(head[:end]) != head[end]: return None
+    said = int.from_bytes(head[4 + width + extra:end], "big") * {12: 1000, 14: 10}.get(speed, 1) if speed > 11 else _SPEEDS[speed]
+    if said not in (0, rate): return None
     size = int.from_bytes(head[4 + width:4 + width + extra], "big") + 1 if extra else _BLOCKS[kind]
     return (number if head[1] & 1 else number * block) + size
 
-# %% ../../nbs/1_data/59_frames.ipynb #075bfb42
+# %% ../../nbs/1_data/59_frames.ipynb #35b288ad
 def flac_ends_with(
     file:BinaryIO, # open
     start:int, # byte where 'fLaC' stands
@@ -187,13 +201,13 @@ def flac_ends_with(
     "Whether the last frames of a FLAC stream come to exactly so many samples."
     file.seek(start + 8)
     info = file.read(18)
-    block, largest = int.from_bytes(info[:2], "big"), int.from_bytes(info[7:10], "big")
+    block, largest, rate = (int.from_bytes(info[at:at + size], "big") for at, size in ((0, 2), (7, 3), (10, 3)))
     begin = max(start, end - max(largest, 1 << 14) - 64)
     file.seek(begin)
     tail = file.read(end - begin)
     at = tail.rfind(b"\xFF")
     while at >= 0:
-        if _flac_frame_end(tail[at:at + 16], block) == samples: return True
+        if _flac_frame_end(tail[at:at + 16], block, rate >> 4) == samples: return True
         at = tail.rfind(b"\xFF", 0, at)
     return False
 

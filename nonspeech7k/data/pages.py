@@ -23,7 +23,7 @@ def ogg_checksum(
     reverse = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(reverse.to_bytes(4, "little").translate(_REVERSED), "big")
 
-# %% ../../nbs/1_data/58_pages.ipynb #f7b3f351
+# %% ../../nbs/1_data/58_pages.ipynb #c2176642
 @dataclass(frozen=True)
 class _Page:
     "What an Ogg page says about itself."
@@ -34,9 +34,11 @@ class _Page:
     number:int # in its stream
     packets:int # that end in it
     size:int # bytes, with its header
-    body:bytes # its first 32 bytes
+    lacing:bytes # sizes of the pieces of its packets
+    body:bytes # the packets
+    continues:bool # a packet of the page before
 
-# %% ../../nbs/1_data/58_pages.ipynb #3b92c2a1
+# %% ../../nbs/1_data/58_pages.ipynb #fddbc7d5
 def _read_page(file:BinaryIO, at:int) -> _Page|None: # the file stands here
     "The page at this place; None where none begins; raises ValueError for one that is damaged or cut."
     head = file.read(27)
@@ -49,9 +51,27 @@ def _read_page(file:BinaryIO, at:int) -> _Page|None: # the file stands here
     if ogg_checksum(head[:22] + bytes(4) + head[26:] + lacing + body) != checksum:
         raise ValueError(f"damaged: the Ogg page at byte {at} has another checksum than it says")
     return _Page(bool(flags & 2), bool(flags & 4), granule, serial, number, sum(size < 255 for size in lacing),
-                 27 + len(lacing) + len(body), body[:32])
+                 27 + len(lacing) + len(body), lacing, body, bool(flags & 1))
 
-# %% ../../nbs/1_data/58_pages.ipynb #d9a587dd
+# %% ../../nbs/1_data/58_pages.ipynb #86871cbf
+def _opus_samples(packet:bytes) -> int: # its first two bytes; samples at 48 kHz
+    "How many samples a packet of Opus stands for."
+    if not packet: return 0
+    kind, count = packet[0] >> 3, packet[0] & 3
+    frame = (480, 960, 1920, 2880)[kind & 3] if kind < 12 else (480, 960)[kind & 1] if kind < 16 else (120, 240, 480, 960)[kind & 3]
+    return frame * ((packet[1] & 63 if len(packet) > 1 else 0) if count == 3 else min(count + 1, 2))
+
+# %% ../../nbs/1_data/58_pages.ipynb #fd2813e4
+def _opus_page(page:_Page, begun:int) -> tuple[int, int]: # samples of a packet that began on the page before
+    "How many samples the packets stand for that end in a page; those of the one that goes on."
+    total, at, fresh = 0, 0, not page.continues
+    for size in page.lacing:
+        if fresh: begun = _opus_samples(page.body[at:at + 2])
+        at, fresh = at + size, size < 255
+        if fresh: total += begun
+    return total, begun
+
+# %% ../../nbs/1_data/58_pages.ipynb #f31ba959
 @dataclass
 class Link:
     "One stream of an Ogg file."
@@ -63,24 +83,29 @@ class Link:
     pages:int=0
     packets:int=0 # with the headers
     granule:int=-1 # samples at its end, with what is skipped at its beginning
+    begun:int=0 # samples of an Opus packet that goes on in the next page
     steady:bool=True # its times never go back, nor further than its packets reach
     ended:bool=False
 
-# %% ../../nbs/1_data/58_pages.ipynb #7b89de50
+# %% ../../nbs/1_data/58_pages.ipynb #abdb0b0c
 def _new_link(page:_Page, at:int) -> Link:
     if page.body[:7] == b"\1vorbis" and len(page.body) > 28:
         return Link(at, "vorbis", page.serial, (2**(page.body[28] & 15) // 2, 2**(page.body[28] >> 4) // 2))
-    if page.body[:8] == b"OpusHead": return Link(at, "opus", page.serial, (120, 5760))
+    if page.body[:8] == b"OpusHead": return Link(at, "opus", page.serial, (0, 0))
     return Link(at, "flac" if page.body[:5] == b"\x7FFLAC" else "another", page.serial, (0, 0))
 
-# %% ../../nbs/1_data/58_pages.ipynb #59cc0b27
+# %% ../../nbs/1_data/58_pages.ipynb #3a298135
 def _take(link:Link, page:_Page, at:int):
     "Count a page into its link; raises ValueError for one that is missing before it."
     if page.number != link.pages: raise ValueError(f"damaged: Ogg pages are missing before byte {at}")
     link.pages, link.packets, link.size, link.ended = link.pages + 1, link.packets + page.packets, at + page.size - link.start, page.ends
+    if link.codec == "opus" and link.pages > 2: samples, link.begun = _opus_page(page, link.begun)
+    else: samples = 0
     if page.granule < 0: return
-    advance, link.granule = page.granule - max(link.granule, 0), page.granule
-    least, most = link.packet[0] * (page.packets - 1), link.packet[1] * (page.packets + 1)
+    advance, first, link.granule = page.granule - max(link.granule, 0), link.granule <= 0, page.granule
+    least, most = (samples, samples) if link.codec == "opus" else (link.packet[0] * (page.packets - 1), link.packet[1] * (page.packets + 1))
+    if link.codec == "opus" and advance > most and (page.ends or not first):
+        raise ValueError(f"damaged: the Ogg page at byte {at} promises {advance} samples, its packets hold {samples}")
     if page.granule and not page.ends and advance < least or not 0 <= advance <= most: link.steady = False
 
 # %% ../../nbs/1_data/58_pages.ipynb #aa756a1a
