@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from .windows import between_tags, id3_size, only_zeros
 
-# %% ../../nbs/1_data/59_frames.ipynb #d4b3d097
+# %% ../../nbs/1_data/59_frames.ipynb #a7b31f50
 _KBITS = {(3, 3): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448), # MPEG-1: layers I, II and III
           (3, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
           (3, 1): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -22,6 +22,7 @@ _KBITS = {(3, 3): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 4
 _KBITS[2, 1] = _KBITS[2, 2]
 _RATES = (44_100, 48_000, 32_000) # Hz, MPEG-1; half of it in MPEG-2, a quarter in 2.5
 
+# %% ../../nbs/1_data/59_frames.ipynb #b70b7503
 @dataclass(frozen=True)
 class Header:
     "What the first three bytes of an MPEG frame say."
@@ -47,10 +48,11 @@ def mpeg_header(
     size = 4 * (12 * speed // rate + padding) if layer == 3 else samples // 8 * speed // rate + padding
     return Header(version, layer, rate, samples, size)
 
-# %% ../../nbs/1_data/59_frames.ipynb #8843bf7b
+# %% ../../nbs/1_data/59_frames.ipynb #cf4bb7d5
 def _side(header:Header, mono:bool, guarded:bool=False) -> int: # bytes of the frame before a Xing header
     return 4 + 2 * guarded + ((17 if mono else 32) if header.version == 3 else (9 if mono else 17))
 
+# %% ../../nbs/1_data/59_frames.ipynb #92170895
 def _frames_said(frame:bytes, header:Header, mono:bool) -> int|None: # its first 256 bytes; -1: no number; None: holds sound
     "What an information frame says about the number of frames."
     if header.layer != 1: return None
