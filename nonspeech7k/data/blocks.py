@@ -5,45 +5,47 @@
 # %% auto #0
 __all__ = ['BLOCK', 'recording_blocks', 'sound_blocks']
 
-# %% ../../nbs/1_data/66_blocks.ipynb #55422504
+# %% ../../nbs/1_data/66_blocks.ipynb #1b919aed
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 
 from .channels import one_channel
-from .decoding import LOUDEST, BadClip, read_sound
+from .decoding import LOUDEST, BadClip, opened
+from .opening import Sound
 
-# %% ../../nbs/1_data/66_blocks.ipynb #597c0f08
+# %% ../../nbs/1_data/66_blocks.ipynb #817f588b
 BLOCK = 30.0 # seconds read at a time
+_MOST = 2**23 # samples read at a time, in all channels together: 32 MiB
 
+def _decoded_parts(sound:Sound, path:Path) -> Iterator[np.ndarray]: # (frames, channels) float32
+    "An open file's sound as it stands in it."
+    most, read = max(1, min(round(BLOCK * sound.samplerate), _MOST // sound.channels)), 0
+    while len(part := sound.read(most)):
+        read += len(part)
+        if not np.abs(part).max() <= LOUDEST: # nor where one of them is NaN
+            raise BadClip(f"{path}: NaN, infinite or absurdly large samples before {read / sound.samplerate:.0f} s; "
+                          f"repair or remove it")
+        yield part
+    if not read: raise BadClip(f"{path}: 0 samples; repair or remove it")
+
+# %% ../../nbs/1_data/66_blocks.ipynb #c2cceba1
 def recording_blocks(
     path:str|Path, # of a sound file
-) -> Iterator[np.ndarray]: # (frames, channels) float32, `BLOCK` seconds of them but for the last
+) -> Iterator[np.ndarray]: # (frames, channels) float32, `BLOCK` seconds of them at most
     "A file's sound as it stands in it; raises `BadClip` where that cannot be read in full."
-    with soundfile.SoundFile(path) as file:
-        read = 0
-        for part in file.blocks(round(BLOCK * file.samplerate), dtype="float32", always_2d=True):
-            read += len(part)
-            if not np.abs(part).max() <= LOUDEST: # nor where one of them is NaN
-                raise BadClip(f"{path}: NaN, infinite or absurdly large samples before {read / file.samplerate:.0f} s; "
-                              f"repair or remove it")
-            yield part
-        if read < file.frames:
-            raise BadClip(f"{path}: truncated: {file.frames} samples are promised, {read} can be decoded; "
-                          f"repair or remove it")
+    with opened(path) as sound: yield from _decoded_parts(sound, Path(path))
 
-# %% ../../nbs/1_data/66_blocks.ipynb #46116cdd
 def _resampled_parts(path:Path, rate:int, mono:Callable) -> Iterator[np.ndarray]: # (samples,) float32
     "A file's sound as it comes out of the resampler."
-    _, original, _ = read_sound(path, 0.1) # refuses what is no sound file, is empty or shorter than it promises
-    parts = map(mono, recording_blocks(path))
-    if original == rate: return (yield from parts)
-    stream = soxr.ResampleStream(original, rate, 1, dtype="float32", quality="HQ")
-    for part in parts: yield stream.resample_chunk(part)
-    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+    with opened(path) as sound:
+        parts = map(mono, _decoded_parts(sound, path))
+        if sound.samplerate == rate: return (yield from parts)
+        stream = soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32", quality="HQ")
+        for part in parts: yield stream.resample_chunk(part)
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 # %% ../../nbs/1_data/66_blocks.ipynb #d6bc97c6
 def _checked_waveform(waveform:np.ndarray) -> np.ndarray:

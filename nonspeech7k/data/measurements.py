@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile
 from scipy.fft import rfft
 
 from .channels import SILENT, cancels, one_channel
@@ -20,6 +19,7 @@ from .decoding import BadClip, file_digest, open_and_read, read_samples
 from .fingerprints import LONGEST, fingerprint, hann, to_text
 from .kept import index_of, read_index, remembered, write_index
 from .manifest import Corpus, paths
+from .opening import Sound
 
 # %% ../../nbs/1_data/85_measurements.ipynb #87078127
 def _decibels(
@@ -84,7 +84,7 @@ def _mix_level(mono:np.ndarray) -> float: # (samples,) float32 → dB re full sc
 MOST, MOST_SAMPLES = 60.0, 2**25 # seconds of each file that are measured; samples, in all channels
 
 def _measured_sound(
-    file:soundfile.SoundFile, # open
+    file:Sound, # open
 ) -> dict: # a row of `measure_files`, but for digest and error
     "What the beginning of one file sounds like."
     samples, rate = read_samples(file, min(MOST, MOST_SAMPLES / (file.samplerate * file.channels))), file.samplerate

@@ -16,7 +16,7 @@ from torch import nn
 from ..data.channels import nothing_to_judge
 from ..data.decoding import BadClip
 from ..data.manifest import check_labels_per_clip
-from ..data.windows import Sound, later_windows
+from ..data.excerpts import Sound, later_windows
 from .familiarity import familiarity
 
 # %% ../../nbs/5_evaluation/56_answers.ipynb #bcd7d00e
