@@ -31,13 +31,14 @@ def _decoded_parts(sound:Sound, path:Path) -> Iterator[np.ndarray]: # (frames, c
         yield part
     if not read: raise BadClip(f"{path}: 0 samples; repair or remove it")
 
-# %% ../../nbs/1_data/66_blocks.ipynb #c2cceba1
+# %% ../../nbs/1_data/66_blocks.ipynb #4671906b
 def recording_blocks(
     path:str|Path, # of a sound file
 ) -> Iterator[np.ndarray]: # (frames, channels) float32, `BLOCK` seconds of them at most
     "A file's sound as it stands in it; raises `BadClip` where that cannot be read in full."
     with opened(path) as sound: yield from _decoded_parts(sound, Path(path))
 
+# %% ../../nbs/1_data/66_blocks.ipynb #9d2f6337
 def _resampled_parts(path:Path, rate:int, mono:Callable) -> Iterator[np.ndarray]: # (samples,) float32
     "A file's sound as it comes out of the resampler."
     with opened(path) as sound:

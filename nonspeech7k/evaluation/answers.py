@@ -15,8 +15,8 @@ from torch import nn
 
 from ..data.channels import nothing_to_judge
 from ..data.decoding import BadClip
-from ..data.manifest import check_labels_per_clip
 from ..data.excerpts import Sound, later_windows
+from ..data.manifest import check_labels_per_clip
 from .familiarity import familiarity
 
 # %% ../../nbs/5_evaluation/56_answers.ipynb #bcd7d00e

@@ -23,9 +23,9 @@ from torch.nn.functional import logsigmoid
 
 from ..data.choice import Choice, choice_of
 from ..data.decoding import BadClip
+from ..data.excerpts import listen
 from ..data.manifest import check_labels_per_clip
 from ..data.reading import find_sounds, read_batches
-from ..data.excerpts import listen
 from ..evaluation.answers import judge, stacked, to_probabilities
 from ..features.registry import build_front_end
 from ..files import UserError, write_bytes
