@@ -107,7 +107,12 @@ RecipeName = Annotated[str, typer.Argument(
 Changes = Annotated[list[str] | None, typer.Option(
     "--set", metavar="KEY.PATH=VALUE", help="Change a key of the recipe; may be repeated.")]
 
-# %% ../nbs/9_cli/10_cli.ipynb #3a79f4f0
+# %% ../nbs/9_cli/10_cli.ipynb #57178254
+def _say_what_is_not_heard(run):
+    "Name what of the recordings is longer than a clip, if anything is."
+    if lost := run.audit.get("not_heard", {}).get("sentence"): typer.echo(lost, err=True)
+
+# %% ../nbs/9_cli/10_cli.ipynb #132e1b9e
 def _execute_run(run):
     "Execute a run and print its results."
     from nonspeech7k.evaluation.scores import results_table
@@ -117,6 +122,7 @@ def _execute_run(run):
     metrics = run_all(run)
     if metrics is None: return # under torchrun, the first process answers
     typer.echo(results_table(metrics))
+    _say_what_is_not_heard(run)
     typer.echo(f"report: {run.folder/'report.html'}")
 
 # %% ../nbs/9_cli/10_cli.ipynb #5834d6f3
@@ -158,7 +164,7 @@ def demo(
     from nonspeech7k.data.synthesis import write_demo
     typer.echo(write_demo(folder, seed=seed, train=train, test=test))
 
-# %% ../nbs/9_cli/10_cli.ipynb #c805eacb
+# %% ../nbs/9_cli/10_cli.ipynb #18c15654
 def _named_corpus(root:str, layout:str):
     "The corpus in a folder, or the one that a recipe names; its problems are left for the audit to list."
     from nonspeech7k.data.layouts import read_corpus
@@ -166,6 +172,13 @@ def _named_corpus(root:str, layout:str):
     from nonspeech7k.recipe import read_recipe
     part = read_recipe(root).corpus.model_dump()
     return read_corpus(part.pop("root"), part.pop("layout"), **{key: value for key, value in part.items() if value})
+
+# %% ../nbs/9_cli/10_cli.ipynb #abc0fd97
+def _named_clip(root:str) -> dict:
+    "What a clip is by the recipe that is named, or by default, as `run` takes a folder."
+    from nonspeech7k.parts import ClipPart
+    from nonspeech7k.recipe import read_recipe
+    return (read_recipe(root).clip if Path(root).suffix in (".yaml", ".yml") else ClipPart()).model_dump()
 
 # %% ../nbs/9_cli/10_cli.ipynb #f7e6ddc1
 @app.command()
@@ -182,7 +195,7 @@ def audit(
     from nonspeech7k.data.measurements import examine
     corpus = _named_corpus(root, layout)
     clips = examine(corpus)
-    found = summarise(corpus, clips=clips)
+    found = summarise(corpus, clips=clips, clip=_named_clip(root))
     typer.echo(audit_text(found))
     if out: write_json(out, found)
     if page:
@@ -288,6 +301,8 @@ def predict(
     model:Model,
     places:Annotated[list[Path], typer.Argument(metavar="PATH...", help="Sound files, and folders of them.")],
     out:Annotated[Path | None, typer.Option(help="Write the lines to this file, whole or not at all.")]=None,
+    place:Annotated[str, typer.Option("--from", metavar="all|start|centre|loudest|random", help=
+        "What of a file longer than a clip is judged: all of it by windows, or one part.")]="all",
 ):
     "Print the label and every class's probability for each sound file, as JSON lines."
     from nonspeech7k.data.decoding import BadClip
@@ -296,7 +311,7 @@ def predict(
     from nonspeech7k.inference.classifier import predict as answers
     files, lines, bad = find_sounds(places), [], []
     with _bar_beside_output(len(files)) as bar:
-        for answer in answers(load_classifier(model), files):
+        for answer in answers(load_classifier(model), files, place=place):
             if isinstance(answer, BadClip): bad.append(str(answer))
             elif out: lines.append(json.dumps(answer, ensure_ascii=False))
             else: typer.echo(json.dumps(answer, ensure_ascii=False))

@@ -13,7 +13,7 @@ from textwrap import wrap
 
 import pandas as pd
 
-from .findings import class_counts, facts_per_class, same_sounds, shifts, sound_facts
+from .findings import class_counts, facts_per_class, not_heard, same_sounds, shifts, sound_facts
 from .manifest import Corpus, paths
 from .measurements import examine
 
@@ -129,6 +129,9 @@ def _narrow_classes(found:dict) -> list[str]: # 'yawn (40% of its clips, 2% of t
 # %% ../../nbs/1_data/90_audit.ipynb #24802818
 _FAULT_WORDS = { # how such clips are called, and what to do about them
     "silent": ("silent, with no sample above -60 dB", "listen to them, and remove what is empty"),
+    "cancels": ("whose channels cancel, so that next to nothing is left when they are mixed",
+                "set clip.channel: loudest, or left or right"),
+    "short": ("shorter than a tenth of a second", "remove them, or look for the whole recording"),
     "clipped": ("clipped in more than 0.1 % of the samples", "look for an undistorted original"),
     "off_centre": ("off centre by more than 1 % of full scale", "remove the offset with a high-pass filter"),
     "narrow": ("narrow, with nothing above half of the usual {usual:,.0f} Hz",
@@ -139,6 +142,7 @@ def _fault_warnings(found:dict) -> Iterator[str]: # of the audit so far
     "Sentences about clips to listen to."
     for key, (what, way_out) in _FAULT_WORDS.items():
         what = what.format(usual=found["bandwidth"]["median"] or 0)
+        if key == "cancels" and found.get("clip", {}).get("channel", "mix") != "mix": continue # and nothing is mixed
         if wrong := found[key]: yield f"{_count_of(len(wrong), 'clip')} {what}: {_names_in_short(wrong)}; {way_out}"
 
 # %% ../../nbs/1_data/90_audit.ipynb #d71df025
@@ -149,6 +153,7 @@ def _sound_warnings(found:dict) -> Iterator[str]: # of the audit so far
         yield (f"mixed sampling rates: {_names_in_short(rates)}; "
                "a class with a rate of its own can be told by its bandwidth alone")
     yield from _fault_warnings(found)
+    if found.get("not_heard", {}).get("clips"): yield found["not_heard"]["sentence"]
     if told := _narrow_classes(found):
         yield (f"a class that can be told by its bandwidth alone: {_names_in_short(told)}; "
                "look for wider recordings of it")
@@ -231,6 +236,7 @@ def audit(
     workers:int|None=None, # threads; None: one a core
     folder:str|Path|None=None, # where measurements are kept for the next time; None: nowhere
     clips:pd.DataFrame|None=None, # of `examine`, where they are known already
+    clip:dict|None=None, # of the recipe: seconds, channel, from; None: nothing is said of what is longer
 ) -> dict: # plain values that JSON can hold; paths as in the manifest
     """What a corpus holds and what is wrong with it;
     reads every file, changes nothing and raises nothing for bad data."""
@@ -243,6 +249,7 @@ def audit(
              **class_counts(clips, corpus.labels, several), "classes": facts_per_class(clips, corpus.labels, several),
              **sound_facts(clips), **same_sounds(clips, folder), "shift": shifts(clips, several),
              "licence": licence(corpus)}
+    if clip: found |= {"clip": clip, "not_heard": not_heard(clips, clip)}
     found |= {"warnings": _all_warnings(clips, found)}
     return printable(found | {"fit": fit_to_train(found)})
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERSION', 'UNSEEN', 'Bank', 'bank_key', 'row_sum', 'DamagedBank', 'open_bank']
 
-# %% ../../nbs/1_data/75_bank.ipynb #0c41aad4
+# %% ../../nbs/1_data/75_bank.ipynb #808d7cb4
 import json
 import os
 import shutil
@@ -22,7 +22,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .decoding import TOGETHER, BadClip, faults_returned, in_parts, read_sixteen_bits, restore
+from .choice import USUAL, Choice, read_choice
+from .decoding import TOGETHER, BadClip, faults_returned, in_parts, restore
 from .kept import file_digests, index_of, read_index, stamp_of, write_index
 from ..files import UserError, cannot_write, half_made, partial_of, read_json, sweep, write_json
 from ..progress import progress
@@ -48,14 +49,15 @@ class Bank:
         row = self.rows[index]
         return restore(self.samples[row], self.scales[row])
 
-# %% ../../nbs/1_data/75_bank.ipynb #f22d322d
+# %% ../../nbs/1_data/75_bank.ipynb #4e5f1ec5
 def bank_key(
     digests:list[str], # of the files' contents, any order
     rate:int, # Hz
     seconds:float, # how long a clip is
+    choice:Choice=USUAL, # which channel and part of a recording
 ) -> str: # 24 hexadecimal digits
     "The name of the bank that holds these contents as clips of this kind."
-    text = "\n".join([f"{VERSION} {rate} {seconds!r}", *sorted(set(digests))])
+    text = "\n".join([f"{VERSION} {rate} {seconds!r}{choice.mark}", *sorted(set(digests))])
     return blake2b(text.encode(), digest_size=12).hexdigest()
 
 # %% ../../nbs/1_data/75_bank.ipynb #f2c5d0d4
@@ -104,17 +106,17 @@ def row_sum(
     words = np.frombuffer(samples.tobytes() + bytes(-samples.nbytes % 8), "<u8")
     return int(np.dot(words, _weights(len(words))))
 
-# %% ../../nbs/1_data/75_bank.ipynb #989ec8bc
+# %% ../../nbs/1_data/75_bank.ipynb #aa5ea21c
 def _decode_rows(
     place:Path, start:int, # of the array; bytes before its first row
     rows:list[int], paths:list[Path], # one a file
-    rate:int, seconds:float, # Hz; how long a clip is
+    rate:int, seconds:float, choice:Choice=USUAL, # Hz; how long a clip is; which channel and part
 ) -> list[tuple[float, float, int]|BadClip]: # scale, duration and sum of each clip, or what is wrong with its file
     "Decode files into these rows of a reserved array, and sum them up."
     results, width = [], 2 * round(rate * seconds) # bytes
     with open(place, "r+b") as file:
         for row, path in zip(rows, paths):
-            try: samples, *known = read_sixteen_bits(path, rate, seconds)
+            try: samples, *known = read_choice(path, rate, seconds, choice)
             except BadClip as error:
                 results.append(BadClip(str(error).removeprefix(f"{path}: ")))
                 continue
@@ -138,10 +140,10 @@ def _sync_to_disk(path:Path):
     "Wait until a file is on the disk and not on its way there."
     with open(path, "r+b") as file: os.fsync(file.fileno())
 
-# %% ../../nbs/1_data/75_bank.ipynb #f5e0104e
+# %% ../../nbs/1_data/75_bank.ipynb #3974b7e4
 def _finish_bank(
     partial:Path, contents:list[str], results:list, # the folder; digests; of `_decode_rows`, one a content
-    rate:int, seconds:float, # Hz; how long a clip is
+    rate:int, seconds:float, choice:Choice=USUAL, # Hz; how long a clip is; which channel and part
 ) -> dict[str, str]: # what is wrong with the contents that cannot be decoded
     "Take out the rows of bad files, write what is known of each clip, and give the bank its name."
     faults = {content: str(result) for content, result in zip(contents, results) if isinstance(result, BadClip)}
@@ -149,7 +151,7 @@ def _finish_bank(
     if not kept: return faults
     if faults: _keep_rows(partial/"clips.npy", kept)
     _sync_to_disk(partial/"clips.npy")
-    final = partial.parent/bank_key([contents[row] for row in kept], rate, seconds)
+    final = partial.parent/bank_key([contents[row] for row in kept], rate, seconds, choice)
     known = {"rate": rate, "seconds": seconds, "digests": [contents[row] for row in kept],
         "scales": [results[row][0] for row in kept], "durations": [results[row][1] for row in kept],
         "sums": [results[row][2] for row in kept]}
@@ -236,31 +238,32 @@ def _map_bank(
     return Bank(samples, np.array(known["scales"], np.float32), np.array(known["durations"]), known["rate"],
                 np.array([row_of[content] for content in digests]), tuple(digests))
 
-# %% ../../nbs/1_data/75_bank.ipynb #1009a95a
+# %% ../../nbs/1_data/75_bank.ipynb #61d5a5fc
 def _build_bank(
     files:dict[str, list], rate:int, seconds:float, # of `_files_by_content`; Hz; how long a clip is
     folder:Path, workers:int|None, # where banks are kept; threads, None: one a core
+    choice:Choice=USUAL, # which channel, and which part of a longer recording
 ) -> dict[str, str]: # what is wrong with the contents that cannot be decoded
     "Decode one file of each content into a new bank; what is wrong with the contents that cannot be decoded."
     contents = list(files)
     sweep(folder, deep=False)
     try:
-        with half_made(folder/bank_key(contents, rate, seconds)) as partial:
+        with half_made(folder/bank_key(contents, rate, seconds, choice)) as partial:
             start = _reserve_array(partial/"clips.npy", len(contents), round(rate * seconds))
             def decode(rows:list[int]) -> list:
                 return _decode_rows(partial/"clips.npy", start, rows, [files[contents[row]][0][1] for row in rows],
-                               rate, seconds)
+                               rate, seconds, choice)
             results = in_parts(decode, list(range(len(contents))), "decoding", workers)
-            return _finish_bank(partial, contents, results, rate, seconds)
+            return _finish_bank(partial, contents, results, rate, seconds, choice)
     except OSError as error: raise cannot_write(folder, error) from error
 
 # %% ../../nbs/1_data/75_bank.ipynb #0a97e9a0
 def _faults_still_there(
     faults:dict[str, str], files:dict[str, list], # digest → what was wrong; of `_files_by_content`
-    rate:int, seconds:float, # Hz; how long a clip is
+    rate:int, seconds:float, choice:Choice=USUAL, # Hz; how long a clip is; which channel and part
 ) -> dict[str, str]:
     "The faults that are still there, in the words of today."
-    attempt = faults_returned(lambda path: read_sixteen_bits(path, rate, seconds))
+    attempt = faults_returned(lambda path: read_choice(path, rate, seconds, choice))
     paths = {content: files[content][0][1] for content in faults}
     tried = {content: attempt(path) for content, path in paths.items()}
     return {content: str(result).removeprefix(f"{paths[content]}: ")
@@ -276,21 +279,22 @@ def _known_faults(
     except UserError: return {}
     return {content: str(fault)[:1000] for content, fault in known.items() if content in files} if isinstance(known, dict) else {}
 
-# %% ../../nbs/1_data/75_bank.ipynb #c3a1a19e
+# %% ../../nbs/1_data/75_bank.ipynb #f9c98714
 def _build_unless_there(
     paths:list[Path], digests:dict[int, str], # of the good ones, by index
     rate:int, seconds:float, # Hz; how long a clip is
     folder:Path, workers:int|None, # where banks are kept; threads, None: one a core
+    choice:Choice=USUAL, # which channel, and which part of a longer recording
 ) -> dict[int, BadClip]:
     "Build the bank unless it is there; the errors of files that cannot be decoded, by index."
-    key = bank_key(list(digests.values()), rate, seconds)
+    key = bank_key(list(digests.values()), rate, seconds, choice)
     known_bad = folder/f"{key}.bad.json"
     if (folder/key/"clips.json").exists() and not known_bad.exists(): return {}
     files = _files_by_content(paths, digests)
-    faults = _faults_still_there(_known_faults(known_bad, files), files, rate, seconds)
+    faults = _faults_still_there(_known_faults(known_bad, files), files, rate, seconds, choice)
     wanted = [content for content in files if content not in faults]
-    if wanted and not (folder/bank_key(wanted, rate, seconds)/"clips.json").exists():
-        faults = _build_bank(files, rate, seconds, folder, workers)
+    if wanted and not (folder/bank_key(wanted, rate, seconds, choice)/"clips.json").exists():
+        faults = _build_bank(files, rate, seconds, folder, workers, choice)
         if faults: write_json(known_bad, faults)
     return {index: BadClip(f"{path}: {faults[content]}") for content in faults for index, path in files[content]}
 
@@ -309,13 +313,14 @@ def _built_anew(
     shutil.rmtree(aside, ignore_errors=True)
     build()
 
-# %% ../../nbs/1_data/75_bank.ipynb #c7391957
+# %% ../../nbs/1_data/75_bank.ipynb #a944fb7c
 def open_bank(
     paths:list[Path], # sound files, in the manifest's order
     rate:int, # Hz
     seconds:float, # how long a clip is
     folder:str|Path, # where banks are kept
     workers:int|None=None, # threads; None: one a core
+    choice:Choice=USUAL, # which channel, and which part of a longer recording
 ) -> tuple[Bank|None, dict[int, BadClip]]: # the bank of the good paths, or None; errors of the bad ones by index
     "The bank of these files, decoded now or found where it was left."
     folder, index = Path(folder), index_of(paths, folder, "digests")
@@ -323,13 +328,13 @@ def open_bank(
     found, notes = file_digests(paths, known, workers)
     bad = {index: result for index, result in enumerate(found) if isinstance(result, BadClip)}
     good = {index: result for index, result in enumerate(found) if index not in bad}
-    build = given(_build_unless_there, paths, good, rate, seconds, folder, workers)
+    build = given(_build_unless_there, paths, good, rate, seconds, folder, workers, choice)
     bad |= build()
     if notes != known: write_index(index, notes)
     bad = dict(sorted(bad.items())) # in the order of the paths
     good = [content for index, content in good.items() if index not in bad]
     if not good: return None, bad
-    place = folder/bank_key(good, rate, seconds)
+    place = folder/bank_key(good, rate, seconds, choice)
     try: return _map_bank(place, good, workers), bad
     except DamagedBank as damage: _built_anew(damage, place, build)
     return _map_bank(place, good, workers), bad

@@ -126,7 +126,7 @@ _GROUP_LISTS = {"Groups in train and in test": "groups_in_both_splits", "Groups 
 _SET_LISTS = {"Identical files": "duplicates", "Identical files under different labels": "disagreeing_duplicates"}
 _NEAR_LISTS = {"Near duplicates in train and in test": "near_duplicates_across_splits",
          "Near duplicates under different labels": "disagreeing_near_duplicates"}
-_FAULT_LISTS = {"Silent clips": "silent", "Clipped clips": "clipped", "Clips off centre": "off_centre",
+_FAULT_LISTS = {"Silent clips": "silent", "Clips whose channels cancel": "cancels", "Short clips": "short", "Clipped clips": "clipped", "Clips off centre": "off_centre",
            "Narrow clips": "narrow", "Long clips": "long"}
 
 # %% ../../nbs/5_evaluation/75_auditpage.ipynb #b2408931

@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.blocks import BLOCK, sound_blocks
+from ..data.choice import ear_for
 from ..evaluation.events import Event
 from ..files import UserError
 from .classifier import Classifier, for_inference, has_segments
-from .regions import BLOCK, Region, gated_blocks, runs, sound_blocks, sounding_regions, tidied
+from .regions import Region, gated_blocks, runs, sounding_regions, tidied
 from ..models.segments import segment_times
 
 # %% ../../nbs/6_inference/50_events.ipynb #1d78ef68
@@ -185,7 +187,8 @@ def events(
     _check_settings(settings, step, clip["seconds"])
     classifier = for_inference(classifier, torch.float32)
     merge, minimum, reach = (round(seconds * 100) for seconds in (settings.merge, settings.minimum, step / 2))
-    blocks = _moving_bar(sound_blocks(source, rate, round(BLOCK * 100) * round(rate / 100)), rate, bar)
+    mono = ear_for(source, classifier.choice.channel)
+    blocks = _moving_bar(sound_blocks(source, rate, round(BLOCK * 100) * round(rate / 100), mono), rate, bar)
     gated = gated_blocks(blocks, rate, settings.margin, settings.quiet, merge, minimum)
     for region, probabilities in judged_regions(classifier, sounding_regions(gated, rate), step, settings.batch_size):
         for event in region_events(region, probabilities, labels, settings.threshold, merge, minimum, reach):

@@ -111,7 +111,9 @@ def explain_file(
 ) -> dict: # as from `explain_classifier`
     "Write the picture of a file's explanation; raises `UserError` for a file that cannot be read or written."
     if Path(out).suffix.lower() != ".png": raise UserError(f"{out}: pictures are written as PNG; end the name in .png")
-    waveform, _ = read_as_kept(path, **classifier.configuration["clip"])
+    clip = classifier.configuration["clip"]
+    waveform, duration = read_as_kept(path, clip["rate"], clip["seconds"], classifier.choice)
+    longer = f", {clip['seconds']:g} of {duration:.1f} s: {classifier.choice.place}" if duration > clip["seconds"] else ""
     explanation = explain_classifier(classifier, waveform, label, method, segment)
-    write_bytes(out, png(draw_explanation(explanation, Path(path).name)))
+    write_bytes(out, png(draw_explanation(explanation, Path(path).name + longer)))
     return explanation

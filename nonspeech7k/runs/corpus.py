@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..data.audit import audit
 from ..data.bank import Bank, open_bank
+from ..data.choice import choice_of
 from ..data.layouts import read_corpus
 from ..data.manifest import Corpus, check_corpus, each_label, paths
 from ..data.splits import assign_folds, join_copies, leak_note, refuse_leaks, split_test
@@ -45,7 +46,8 @@ def open_recipe_bank(
     files:list[Path],
 ) -> tuple[Bank|None, dict]: # the bank, and the errors of files that cannot be read by index
     "The clip bank that a recipe asks for."
-    return open_bank(files, recipe.clip.rate, recipe.clip.seconds, banks_of(recipe), recipe.workers)
+    choice = choice_of(recipe.clip.model_dump(), recipe.seed)
+    return open_bank(files, recipe.clip.rate, recipe.clip.seconds, banks_of(recipe), recipe.workers, choice)
 
 # %% ../../nbs/7_runs/20_corpus.ipynb #394be7ae
 def banks_of(
@@ -113,7 +115,7 @@ def explore(
         corpus = read_recipe_corpus(recipe)
         bank, bad = open_recipe_bank(recipe, paths(corpus))
         refuse_unreadable(bad, len(corpus.manifest), recipe.on_bad_clip)
-        found = audit(corpus, recipe.workers, banks_of(recipe))
+        found = audit(corpus, recipe.workers, banks_of(recipe), clip=recipe.clip.model_dump())
         kept = _readable(corpus.manifest, bank, list(bad), found["near_duplicates"])
         manifest = split_clips(kept, corpus, recipe.splits, recipe.seed)
         torn = refuse_leaks(manifest, found["duplicates"], found["near_duplicates"], recipe.splits.leaks)
