@@ -4,7 +4,7 @@
     answer, events = opened("module:function", "an argument", 2)
     assert not foreign(events, own=[the_file])
 
-The function is named, not handed over, because an audit hook stays for the life of a process. Arguments and answer are what JSON can hold. Files of the interpreter and of installed packages are not told: that is how imports come about."""
+The function is named, not handed over, because an audit hook stays for the life of a process. Arguments and answer are what JSON can hold. Files of the interpreter and of installed packages are not told: that is how imports come about. Some packages look around the machine while they are imported (PyTorch goes through all of sys.path for libraries of CUDA); name them in `before`, and they are imported before the watch begins."""
 import json
 import os
 import subprocess
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
+MACHINE = ("/proc/self/maps", "/proc/stat", "/proc/cpuinfo", "/proc/meminfo", "/sys/", "/dev/null") # what libraries ask it
 PLACES = ("open", "os.listdir", "os.scandir", "glob.glob", "glob.glob/2")
 WATCHED = ("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile",
            "pty.", "urllib.", "http.", "ftplib.", "smtplib.", "imaplib.", "poplib.", "telnetlib.", "sqlite3.", "pickle.find_class",
@@ -34,17 +35,17 @@ def watch(events:list) -> None:
             place = arguments[0] if arguments else None
             if isinstance(place, int): return # a file that is open already
             place = os.fsdecode(os.fspath(place)) if place is not None else "."
-            if not os.path.abspath(place).startswith(installed): events.append([event, place])
+            if not (os.path.abspath(place) + "/").startswith(installed + MACHINE): events.append([event, place])
         elif event.startswith(WATCHED): events.append([event, repr(arguments)[:200]])
     sys.addaudithook(hook)
 
 
-def opened(function:str, *arguments, seconds:float=300, **environment:str) -> tuple[object, list[list[str]]]:
+def opened(function:str, *arguments, before:tuple[str, ...]=("torch", "pandas"), seconds:float=300, **environment:str) -> tuple[object, list[list[str]]]:
     "Run 'module:function' with arguments in a fresh interpreter: its answer, and what it touched."
     settings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]), "PYTHONDONTWRITEBYTECODE": "1",
                 "NONSPEECH7K_PROGRESS": "off", **environment}
-    asked = json.dumps([function, [str(one) if isinstance(one, Path) else one for one in arguments]])
-    command = [sys.executable, "-c", "import doors; doors.answer()"]
+    asked = json.dumps([function, list(before), [str(one) if isinstance(one, Path) else one for one in arguments]])
+    command = [sys.executable, "-P", "-c", "import doors; doors.answer()"]
     done = subprocess.run(command, input=asked, capture_output=True, text=True, env=settings, timeout=seconds)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -53,7 +54,8 @@ def opened(function:str, *arguments, seconds:float=300, **environment:str) -> tu
 def answer() -> None:
     "What the fresh interpreter does."
     from importlib import import_module
-    (name, arguments), events = json.loads(sys.stdin.read()), []
+    (name, before, arguments), events = json.loads(sys.stdin.read()), []
+    for package in before: import_module(package)
     watch(events)
     module, function = name.split(":")
     found = getattr(import_module(module), function)(*arguments)

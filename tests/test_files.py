@@ -14,6 +14,7 @@ NETWORKS = {
     "segments": {"filters": [4, 8], "hidden": 16}, "lstm": {"hidden": 8, "layers": 2},
     "attention": {"channels": [4, 8], "hidden": 8, "heads": 2}, "waveform": {"channels": [4, 8], "hidden": 8},
     "timm": {"model": "resnet10t"}, "transformer": {"hidden": 16, "layers": 2, "heads": 2}}
+LIBRARIES = ("torch", "pandas", "timm", "transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogram_transformer")
 FRONT_ENDS = {"waveform": {"kind": "waveform"}, "transformer": {"kind": "transformer", "n_mels": 32, "frames": 64}}
 
 
@@ -53,8 +54,7 @@ def attacks(folder:Path) -> dict[str, Path]:
             "weights": ask("weights", "timm", model="resnet10t", weights="hub"),
             "place": ask("place", "transformer", weights="/etc"), "name": ask("name", "transformer", weights="MIT/ast-finetuned"),
             "kernel": ask("kernel", "transformer", config={"attn_implementation": "somebody/kernel"}),
-            "code": ask("code", "transformer", config={"auto_map": {"AutoModel": "somebody/code"}}),
-            "silent": ask("silent", "transformer")}
+            "code": ask("code", "transformer", config={"auto_map": {"AutoModel": "somebody/code"}})}
 
 
 def load_all(places:list[str]) -> list[str]:
@@ -72,8 +72,9 @@ def test_loading_touches_only_the_file(files, tmp_path):
     bad = attacks(tmp_path)
     places = [*files.values(), *bad.values()]
     home = tmp_path / "home"
-    answers, events = opened("test_files:load_all", [str(place) for place in places], HOME=str(home), XDG_CACHE_HOME=str(home), HF_HOME=str(home))
+    answers, events = opened("test_files:load_all", [str(place) for place in places], before=LIBRARIES,
+                             HOME=str(home), XDG_CACHE_HOME=str(home), HF_HOME=str(home))
     assert answers[:len(files)] == ["Classifier"] * (len(files) - 1) + ["Ensemble"]
-    assert all(str(place) in answer for place, answer in zip(bad.values(), answers[len(files):]))
+    for place, answer in zip(bad.values(), answers[len(files):]): assert answer.startswith(f"{place}: network"), answer
     assert [what for event, what in events if event == "open" and what in map(str, places)], "the hook sees the files"
     assert foreign(events, own=places) == []
