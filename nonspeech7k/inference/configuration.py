@@ -8,7 +8,7 @@ __all__ = ['MOST_TEXT', 'MOST_DEPTH', 'UNSEEN', 'TURNING', 'Labels', 'Size', 'Ch
            'CalibrationPart', 'TransformerFormPart', 'TrainingPart', 'DescriptionPart', 'shortened', 'validated',
            'least_numbers', 'check_configuration', 'read_configuration']
 
-# %% ../../nbs/6_inference/03_configuration.ipynb #623a8df4
+# %% ../../nbs/6_inference/03_configuration.ipynb #b963758e
 import json
 import math
 import unicodedata
@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StrictBool, ValidationError, field_validator
 
 from ..files import UserError
-from ..parts import AugmentPart, Network, Part, SpectrogramPart, TrainPart, Word
+from ..parts import AugmentPart, ClipPart, Network, Part, SpectrogramPart, TrainPart, Word
 from ..recipe import Recipe
 
 # %% ../../nbs/6_inference/03_configuration.ipynb #b2dbe3fb
@@ -226,66 +226,68 @@ def _check_format(configuration:dict):
     raise UserError(shortened(f"the classifier has format {found}, of a newer version; this one reads 1 and {FORMAT}; "
                               f"update nonspeech7k"))
 
-# %% ../../nbs/6_inference/03_configuration.ipynb #d453313b
-def _check_members(configuration:dict) -> list[dict]:
-    "An ensemble's members; raises `UserError` where they do not belong together."
-    members = configuration["members"]
+# %% ../../nbs/6_inference/03_configuration.ipynb #3fcd6693
+def _check_members(ensemble:dict):
+    "Raises `UserError` where an ensemble's members do not speak of its classes and clips."
+    for number, member in enumerate(ensemble["members"], 1):
+        same = (sorted(member["labels"]) == sorted(ensemble["labels"]), member["clip"] == ensemble["clip"],
+                member.get("labels_per_clip", "one") == ensemble.get("labels_per_clip", "one"))
+        if not all(same): raise UserError(f"members: number {number} is for other classes or clips than the ensemble")
+
+def _whole_ensemble(ensemble:dict, levels:int) -> tuple[dict, int]: # as from `_whole`
+    "An ensemble with all keys, and those of its members; raises `UserError`."
+    members = ensemble["members"]
+    if not levels: raise UserError(f"members: ensembles lie within each other more than {LEVELS} levels deep")
     if not isinstance(members, list) or not 2 <= len(members) <= MEMBERS:
         raise UserError(f"members: must be a list of 2 to {MEMBERS} classifiers")
-    for number, member in enumerate(members, 1):
-        if not isinstance(member, dict): raise UserError(f"members: number {number} is no classifier")
-        same = [sorted(member.get("labels", ())) == sorted(configuration["labels"]) if _are_texts(member) else False,
-                member.get("labels_per_clip", "one") == configuration.get("labels_per_clip", "one"),
-                member.get("clip") == configuration.get("clip")]
-        if not all(same): raise UserError(f"members: number {number} is for other classes or clips than the ensemble")
-    return members
+    wholes, counts = zip(*[_whole(member, levels - 1) for member in members])
+    clip = validated(ClipPart, ensemble.get("clip"), "clip").model_dump()
+    _check_members(whole := ensemble | {"clip": clip, "members": list(wholes)})
+    return whole, sum(counts)
 
-def _are_texts(member:dict) -> bool:
-    "Whether a member's labels can be compared."
-    labels = member.get("labels")
-    return isinstance(labels, list) and all(isinstance(label, str) for label in labels)
-
-# %% ../../nbs/6_inference/03_configuration.ipynb #7f93f773
-def _checked_parts(configuration:dict, levels:int=LEVELS) -> Iterator[int]: # numbers that each single classifier has at least
-    "Check a description and its members; raises `UserError`."
-    _check_format(configuration)
-    known = {name: configuration[name] for name in DescriptionPart.model_fields if name in configuration}
-    validated(DescriptionPart, known)
-    if "members" in configuration:
-        if not levels: raise UserError(f"members: ensembles lie within each other more than {LEVELS} levels deep")
-        for member in _check_members(configuration): yield from _checked_parts(member, levels - 1)
-        return
-    recipe, form = _recipe_of(configuration)
+# %% ../../nbs/6_inference/03_configuration.ipynb #aefa0f6c
+def _check_past(configuration:dict):
+    "Raises `UserError` for what tells of a file's past and cannot be so."
     trained = configuration.get("recipe", {})
     if not isinstance(trained, dict): raise UserError("recipe: must be a section with keys")
-    validated(TrainingPart, {name: trained[name] for name in TrainingPart.model_fields if name in trained}, "recipe", later=True)
+    known = {name: trained[name] for name in TrainingPart.model_fields if name in trained}
+    validated(TrainingPart, known, "recipe", later=True)
     if not isinstance(configuration.get("added", []), list): raise UserError("added: must be a list")
-    yield _least_of(recipe, form, len(configuration["labels"]))
 
-# %% ../../nbs/6_inference/03_configuration.ipynb #82b3c76a
+def _whole(configuration, levels:int=LEVELS) -> tuple[dict, int]: # the description; numbers that its networks have at least
+    "A description with all keys that decide an answer; raises `UserError` where it is not one."
+    if not isinstance(configuration, dict): raise UserError("its description must be a section with keys")
+    _check_format(configuration)
+    validated(DescriptionPart, {name: configuration[name] for name in DescriptionPart.model_fields if name in configuration})
+    _check_past(configuration)
+    if "members" in configuration: return _whole_ensemble(configuration, levels)
+    recipe, form = _recipe_of(configuration)
+    found = recipe.model_dump(include={"clip", "front_end", "network"})
+    if form: found["network"]["config"] = configuration["network"]["config"]
+    return configuration | found, _least_of(recipe, form, len(configuration["labels"]))
+
+# %% ../../nbs/6_inference/03_configuration.ipynb #475f8edd
 def least_numbers(
     configuration:dict, # of a classifier or an ensemble
 ) -> int:
     "Numbers that the file of such a classifier holds at least; raises `UserError` for a description that is wrong."
-    return sum(_checked_parts(configuration))
+    return _whole(configuration)[1]
 
 def check_configuration(
     configuration:dict, # as `describe` of the classifier's room makes it
-):
-    "Raises `UserError`, one sentence, where a description is not one of a classifier."
+) -> dict: # with what is missing
+    "A description, all keys of clip, front end and network filled in; raises `UserError` where it is not one."
     try: check_plain(configuration)
     except ValueError as error: raise UserError(f"its description cannot be taken: {shortened(str(error))}") from error
-    least_numbers(configuration)
+    return _whole(configuration)[0]
 
-# %% ../../nbs/6_inference/03_configuration.ipynb #146efee5
+# %% ../../nbs/6_inference/03_configuration.ipynb #6c324aea
 def read_configuration(
     text:str, # JSON, from a file
-) -> dict: # as it stood there
+) -> dict: # as from `check_configuration`
     "The description of a classifier; raises `UserError`, one sentence, where it is not one."
     if len(text) > MOST_TEXT: raise UserError(f"its description is longer than {MOST_TEXT:,} characters")
     try: configuration = parse_plainly(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"its description cannot be read: {shortened(str(error), 100)}") from error
-    if not isinstance(configuration, dict): raise UserError("its description is no section with keys")
-    check_configuration(configuration)
-    return configuration
+    return check_configuration(configuration)
