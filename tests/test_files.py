@@ -78,3 +78,61 @@ def test_loading_touches_only_the_file(files, tmp_path):
     for place, answer in zip(bad.values(), answers[len(files):]): assert answer.startswith(f"{place}: network"), answer
     assert [what for event, what in events if event == "open" and what in map(str, places)], "the hook sees the files"
     assert foreign(events, own=places) == []
+
+
+def refusal(place) -> str:
+    "What is said of a file, at once and in one bounded sentence."
+    from nonspeech7k.files import UserError
+    from nonspeech7k.inference.classifier import load_classifier
+    started = time.monotonic()
+    with pytest.raises(UserError) as raised: load_classifier(place)
+    assert time.monotonic() - started < 2 and "\n" not in str(raised.value) and len(str(raised.value)) < 1500
+    return str(raised.value)
+
+
+def test_what_is_no_file_of_arrays(tmp_path, files):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "empty").touch()
+    with open(tmp_path / "zeros", "wb") as file: file.truncate(100 * 2**20)
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "torch.pt")
+    (tmp_path / "cut").write_bytes(files["residual"].read_bytes()[:-100])
+    said = {"pipe": "a pipe or a device", "endless": "a pipe or a device", "loop": "cannot be read", "empty": "empty", "": "a folder",
+            "zeros": "not a classifier", "torch.pt": "a ZIP archive", "cut": "damaged", "missing": "no such file"}
+    for name, words in said.items(): assert words in refusal(tmp_path / name), name
+    assert "\x1b" not in refusal(tmp_path / "\x1b[2J")
+
+
+@pytest.mark.parametrize("section", [
+    {"front_end": {"kind": "log_mel", "n_mels": 10**9}}, {"front_end": {"kind": "log_mel", "n_fft": 256, "n_mels": 64, "hop_length": -10**6}},
+    {"clip": {"rate": 1e-300, "seconds": 1.0}}, {"clip": {"rate": 16_000, "seconds": 600.0}, "network": {"kind": "lstm", "layers": 8}},
+    {"front_end": {"kind": "log_mel", "n_fft": 65_536, "n_mels": 1024}, "clip": {"rate": 96_000, "seconds": 1.0}},
+    {"network": {"kind": "residual", "channels": [8192] * 6, "hidden": 8192}}, {"network": {"kind": "residual", "channels": [1, 1], "hidden": 8192}},
+    {"network": {"kind": "lstm", "layers": 1_000_000}}, {"network": {"kind": "timm", "model": "eva_giant_patch14_224"}},
+    {"labels": ["cough"] * 7}, {"labels": ["cough\nlaugh,1"]}, {"labels": [f"{number:012}" for number in range(200_000)]},
+    {"calibration": {"temperature": 0}}, {"calibration": {"temperature": float("nan")}}], ids=lambda section: ", ".join(section))
+def test_a_small_file_that_asks_for_much(tmp_path, section):
+    said = refusal(spoilt(tmp_path / "bomb.safetensors", configuration("residual") | section))
+    assert said.startswith(str(tmp_path / "bomb.safetensors"))
+
+
+def test_answers_that_are_no_numbers(tmp_path, files):
+    from nonspeech7k.files import UserError
+    from nonspeech7k.inference.classifier import load_classifier
+    from safetensors.torch import load_file
+    arrays, said = load_file(files["residual"]), configuration("residual")
+    assert "NaN" in refusal(spoilt(tmp_path / "nan", said, arrays | {"front_end.mean": torch.tensor(float("nan"))}))
+    huge = spoilt(tmp_path / "huge", said, arrays | {"front_end.deviation": torch.tensor(0.0)})
+    with pytest.raises(UserError, match="no number"): load_classifier(huge).probabilities(torch.zeros(1, 16_000))
+
+
+def test_the_same_answers_as_before(files):
+    "Networks are filled without being drawn at random first; buffers that no file holds are there all the same."
+    from nonspeech7k.inference.classifier import build_classifier, load_classifier
+    from safetensors.torch import load_file
+    waveforms = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
+    for kind in NETWORKS:
+        plain = build_classifier(configuration(kind))
+        plain.load_state_dict(load_file(files[kind]))
+        assert (load_classifier(files[kind]).probabilities(waveforms) == plain.probabilities(waveforms)).all(), kind

@@ -335,7 +335,7 @@ def _with_memory(planned:Classifier) -> Classifier:
     if not _is_complete(planned.network): return build_classifier(planned.configuration)
     return Classifier(planned.front_end, planned.network.to_empty(device="cpu"), planned.configuration)
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #697b4750
+# %% ../../nbs/6_inference/10_classifier.ipynb #aa19f31b
 def load_classifier(
     path:str|Path, # a .safetensors file
     device:torch.device|str="cpu", # where it shall answer
@@ -347,7 +347,7 @@ def load_classifier(
             arrays = read_arrays(file, planned.state_dict())
             classifier = _with_memory(planned)
             classifier.load_state_dict(arrays)
-    except UserError as error: raise UserError(f"{path}: {error}") from error
+    except UserError as error: raise UserError(f"{shortened(str(path), 1000)}: {error}") from error
     return classifier.to(device)
 
 # %% ../../nbs/6_inference/10_classifier.ipynb #b6b3d5b0

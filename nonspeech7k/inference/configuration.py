@@ -155,9 +155,9 @@ def validated(
         if mistakes: raise UserError(_sentence(mistakes[0], before)) from error
         return None
 
-# %% ../../nbs/6_inference/03_configuration.ipynb #fcb24e3d
-FEATURES = 2**23 # numbers of one clip
-STEPS = {"lstm": 2**16, "attention": 2**14, "transformer": 2**13} # frames; moments; patches
+# %% ../../nbs/6_inference/03_configuration.ipynb #318b3564
+FEATURES = 2**22 # numbers of one clip
+STEPS = {"lstm": 2**16, "attention": 2**14, "transformer": 2**13} # frames of all layers and directions; moments; patches
 
 def _plain_network(section) -> tuple[dict, TransformerFormPart|None]: # a recipe's section, and the form
     "A file's network for the recipe; raises `UserError` where its weights are to come from elsewhere."
@@ -184,15 +184,17 @@ def _recipe_of(configuration:dict) -> tuple[Recipe, TransformerFormPart|None]:
     _check_work(recipe, form)
     return recipe, form
 
-# %% ../../nbs/6_inference/03_configuration.ipynb #04552b80
+# %% ../../nbs/6_inference/03_configuration.ipynb #8421ef4c
 def _steps(recipe:Recipe, form:TransformerFormPart|None) -> int:
     "What a network takes one after the other, or each with each other."
     _, bands, frames = recipe.front_end.shape(recipe.clip.samples)
-    form = form or TransformerFormPart()
+    form, network = form or TransformerFormPart(), recipe.network
+    if network.kind == "lstm": return frames * network.layers * network.directions
+    if network.kind == "attention": return frames >> network.halvings
+    if network.kind != "transformer": return 0
     rows, columns = ((size - form.patch_size) // stride + 1
                      for size, stride in ((bands, form.frequency_stride), (frames, form.time_stride)))
-    return {"lstm": frames, "attention": frames >> recipe.network.halvings,
-            "transformer": rows * columns}.get(recipe.network.kind, 0)
+    return rows * columns
 
 # %% ../../nbs/6_inference/03_configuration.ipynb #7b83a2ae
 def _check_work(recipe:Recipe, form:TransformerFormPart|None):

@@ -50,7 +50,7 @@ def _check_start(start:bytes, size:int):
         if start.startswith(first): raise UserError(f"{kind}; not a classifier of nonspeech7k; {WAY_OUT}")
     raise UserError(f"not a classifier of nonspeech7k, nor any file of safetensors; {WAY_OUT}")
 
-# %% ../../nbs/6_inference/06_weights.ipynb #825b15e9
+# %% ../../nbs/6_inference/06_weights.ipynb #5d8127d3
 def check_place(
     path:str|Path, # of a file
 ):
@@ -59,7 +59,7 @@ def check_place(
     except (FileNotFoundError, NotADirectoryError) as error: raise UserError("no such file") from error
     except ValueError as error: raise UserError("no such file; a name holds no zero byte") from error
     except OSError as error:
-        if error.errno == errno.ENXIO: raise UserError("a socket, not a classifier; name a .safetensors file") from error
+        if error.errno == errno.ENXIO: raise UserError("a socket or a terminal, not a classifier; name a .safetensors file") from error
         raise UserError(f"cannot be read ({error.strerror}), so not a classifier; mend that or name another file") from error
 
 # %% ../../nbs/6_inference/06_weights.ipynb #61d153bc
