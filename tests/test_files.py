@@ -1,4 +1,4 @@
-"""Classifier files from strangers: what loading touches, and what a file cannot do. One sentence each in `6_inference/03_configuration`, `06_weights` and `10_classifier`; here what needs other processes, pipes, links and optional libraries."""
+"""Classifier files from strangers: what loading touches, and what a file cannot do. One sentence each in `0_ground/60_configuration`, `3_models/85_weights` and `6_inference/10_classifier`; here what needs other processes, pipes, links and optional libraries."""
 import json
 import os
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from doors import foreign, opened
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 NETWORKS = {
     "residual": {"channels": [4, 8, 8], "hidden": 16}, "image_cnn": {"channels": [4, 8], "hidden": 16},
@@ -120,7 +120,6 @@ def test_a_small_file_that_asks_for_much(tmp_path, section):
 def test_answers_that_are_no_numbers(tmp_path, files):
     from nonspeech7k.files import UserError
     from nonspeech7k.inference.classifier import load_classifier
-    from safetensors.torch import load_file
     arrays, said = load_file(files["residual"]), configuration("residual")
     assert "NaN" in refusal(spoilt(tmp_path / "nan", said, arrays | {"front_end.mean": torch.tensor(float("nan"))}))
     huge = spoilt(tmp_path / "huge", said, arrays | {"front_end.deviation": torch.tensor(0.0)})
@@ -130,7 +129,6 @@ def test_answers_that_are_no_numbers(tmp_path, files):
 def test_the_same_answers_as_before(files):
     "Networks are filled without being drawn at random first; buffers that no file holds are there all the same."
     from nonspeech7k.inference.classifier import build_classifier, load_classifier
-    from safetensors.torch import load_file
     waveforms = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
     for kind in NETWORKS:
         plain = build_classifier(configuration(kind))

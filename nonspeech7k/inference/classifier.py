@@ -7,7 +7,7 @@ __all__ = ['WITH_WEIGHTS', 'PIECE', 'THRESHOLD', 'to_probabilities', 'Configured
            'build_classifier', 'mean_logits', 'Ensemble', 'ensemble', 'Prepared', 'for_inference', 'save_classifier',
            'load_classifier', 'unfamiliar', 'predict', 'embed_files', 'read_waveforms']
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #e569a742
+# %% ../../nbs/6_inference/10_classifier.ipynb #aea00104
 import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -20,17 +20,17 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn.functional import logsigmoid
 
+from ..configuration import FORMAT, least_numbers, read_configuration, shortened
 from ..data.decoding import BadClip
 from ..data.manifest import check_labels_per_clip
 from ..data.reading import find_sounds, read_batches
 from ..evaluation.familiarity import familiarity
 from ..features.registry import build_front_end
 from ..files import UserError, write_bytes
-from .configuration import FORMAT, least_numbers, read_configuration, shortened
-from .weights import WAY_OUT, count_numbers, opened_weights, read_arrays
 from ..models.folding import fold_batch_norms
 from ..models.kernels import accelerate, choose_kernels, kernels_status
 from ..models.registry import build_network
+from ..models.weights import WAY_OUT, count_numbers, opened_weights, read_arrays
 from ..native import available
 from ..parts import Network
 from ..training.devices import autocast, keep_memory, precision
@@ -313,8 +313,8 @@ def _described(file:safe_open) -> dict:
     raise UserError(f"not a classifier as it stands: it holds {found:,} numbers and describes a network of at least "
                     f"{least:,}; copy or download it again")
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #60461364
-def _planned(configuration:dict) -> Classifier:
+# %% ../../nbs/6_inference/10_classifier.ipynb #8a57fba4
+def _without_numbers(configuration:dict) -> Classifier:
     "A classifier whose network has shapes and no numbers; raises `UserError` where it cannot be built."
     try: return build_classifier(configuration, device="meta")
     except (RuntimeError, ValueError, TypeError) as error: # whatever a library's layers raise
@@ -335,7 +335,7 @@ def _with_memory(planned:Classifier) -> Classifier:
     if not _is_complete(planned.network): return build_classifier(planned.configuration)
     return Classifier(planned.front_end, planned.network.to_empty(device="cpu"), planned.configuration)
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #aa19f31b
+# %% ../../nbs/6_inference/10_classifier.ipynb #7eb5383f
 def load_classifier(
     path:str|Path, # a .safetensors file
     device:torch.device|str="cpu", # where it shall answer
@@ -343,7 +343,7 @@ def load_classifier(
     "Read a classifier back; raises `UserError`, one sentence, for a file that is not one."
     try:
         with opened_weights(path) as file:
-            planned = _planned(_described(file))
+            planned = _without_numbers(_described(file))
             arrays = read_arrays(file, planned.state_dict())
             classifier = _with_memory(planned)
             classifier.load_state_dict(arrays)
