@@ -18,6 +18,7 @@ from ..data.decoding import BadClip
 from ..data.excerpts import Sound, later_windows
 from ..data.manifest import check_labels_per_clip
 from .familiarity import familiarity
+from ..files import UserError
 
 # %% ../../nbs/5_evaluation/56_answers.ipynb #bcd7d00e
 def to_probabilities(
@@ -27,7 +28,10 @@ def to_probabilities(
     "The probability of each class: shares of 1 for one label a clip, each class by itself for several."
     check_labels_per_clip(labels_per_clip)
     logits = logits.detach().cpu().double()
-    return (logits.softmax(1) if labels_per_clip == "one" else logits.sigmoid()).numpy()
+    found = (logits.softmax(1) if labels_per_clip == "one" else logits.sigmoid()).numpy()
+    if np.isfinite(found).all(): return found
+    raise UserError("the classifier's answer is no number (NaN): its weights are damaged or far too large; take another "
+                    "file, or train anew with a smaller train.lr")
 
 # %% ../../nbs/5_evaluation/56_answers.ipynb #272445d4
 def unfamiliar(

@@ -125,10 +125,10 @@ def quietly() -> Iterator[None]:
         os.close(kept), os.close(nowhere)
 
 # %% ../../nbs/6_inference/80_portable.ipynb #0a8ae3a6
-def _network_kinds(classifier:Classifier) -> str:
+def _network_kinds(configuration:dict) -> list[str]:
     "The network's kind, or those of an ensemble's members."
-    members = classifier.configuration.get("members", [classifier.configuration])
-    return ", ".join(dict.fromkeys(member["network"]["kind"] for member in members))
+    if "members" not in configuration: return [configuration["network"]["kind"]]
+    return list(dict.fromkeys(kind for member in configuration["members"] for kind in _network_kinds(member)))
 
 # %% ../../nbs/6_inference/80_portable.ipynb #4ccc2926
 @contextmanager
@@ -141,7 +141,7 @@ def converting(
         with quietly(): yield
     except (RuntimeError, TypeError, ValueError, KeyError, AssertionError) as error: # of any of its layers
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"network.kind: {_network_kinds(classifier)}: cannot be written as {form} ({reason[:200]}); "
+        raise UserError(f"network.kind: {', '.join(_network_kinds(classifier.configuration))}: cannot be written as {form} ({reason[:200]}); "
                         f"use the .safetensors file, or export a network of another kind") from error
 
 # %% ../../nbs/6_inference/80_portable.ipynb #5199b4c4
