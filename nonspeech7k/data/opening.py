@@ -6,10 +6,11 @@
 __all__ = ['MIXED', 'UNKNOWN', 'PIECE', 'RATES', 'MOST', 'Plan', 'check_there', 'Decoder', 'Part', 'Opened', 'Sound', 'NeedsPyav',
            'open_sound']
 
-# %% ../../nbs/1_data/62_opening.ipynb #9d975813
+# %% ../../nbs/1_data/62_opening.ipynb #3318422d
 import os
 import re
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -169,6 +170,15 @@ def _decoder(file:BinaryIO) -> Decoder:
 def _span(file:BinaryIO, start:int, size:int, head:bytes=b"", **options) -> Decoder:
     return Decoder(Spans(file, [(start, size)], head), **options)
 
+# %% ../../nbs/1_data/62_opening.ipynb #69582ae3
+def _caf_coding(form:bytes) -> dict|None: # of a CAF file's description
+    "How samples are written, in soundfile's words; None where they are coded."
+    rate, = struct.unpack(">d", form[:8])
+    flags, _, _, channels, bits = struct.unpack(">5I", form[12:32])
+    subtype = _CODINGS.get((3 if flags & 1 else 1, bits)) if form[8:12] == b"lpcm" and bits > 8 else None
+    if subtype is None or not 0 < channels <= 1024 or not 0 < rate < 2**31: return None
+    return {"samplerate": int(rate), "channels": channels, "subtype": subtype, "format": "RAW", "endian": "LITTLE" if flags & 2 else "BIG"}
+
 # %% ../../nbs/1_data/62_opening.ipynb #e03840a6
 def _coding(form:bytes, order:str) -> dict|None: # of a WAV file's format chunk
     "How samples are written, in soundfile's words; None where they are coded."
@@ -180,12 +190,13 @@ def _coding(form:bytes, order:str) -> dict|None: # of a WAV file's format chunk
     if subtype is None or not 0 < channels <= 1024 or not 0 < rate < 2**31 or width != channels * bits // 8: return None
     return {"samplerate": rate, "channels": channels, "subtype": subtype, "format": "RAW", "endian": "LITTLE" if order == "<" else "BIG"}
 
-# %% ../../nbs/1_data/62_opening.ipynb #17271183
+# %% ../../nbs/1_data/62_opening.ipynb #80517ffb
 def _chunk_plan(file:BinaryIO) -> Plan|None:
     "The plan for a container of chunks."
     samples = sample_bytes(file)
     if samples is None: return None
-    coding = _coding(samples.form, samples.order)
+    caf = samples.order == ">" and len(samples.form) == 32
+    coding = _caf_coding(samples.form) if caf else _coding(samples.form, samples.order)
     way = partial(_decoder, file)
     try: decoder = way()
     except soundfile.LibsndfileError:
@@ -269,7 +280,14 @@ def _foreign_plan(file:BinaryIO, suffix:str) -> Plan: # '.m4a'
     if not find_spec("av"): raise NeedsPyav(without_pyav(f"the format of this file ({suffix or 'no suffix'})"))
     return [Part(partial(Foreign, file))], None
 
-# %% ../../nbs/1_data/62_opening.ipynb #eceaba4c
+# %% ../../nbs/1_data/62_opening.ipynb #0ab850a0
+_TAGS = {0x50, 0x55, 0xFF, 0x160, 0x161, 0x162, 0x163, 0x2000, 0x2001} # of WAV files: MP2, MP3, AAC, WMA, AC-3, DTS
+
+def _tag(file:BinaryIO) -> int: # open; the format tag of a WAV file, -1 elsewhere
+    samples = sample_bytes(file)
+    return int.from_bytes(samples.form[:2], "little") if samples and samples.order == "<" else -1
+
+# %% ../../nbs/1_data/62_opening.ipynb #63d65c37
 def _plan(file:BinaryIO, suffix:str) -> Plan: # open; '.wav'
     "How to read a file, by what is in it."
     start, _ = between_tags(file)
@@ -280,8 +298,9 @@ def _plan(file:BinaryIO, suffix:str) -> Plan: # open; '.wav'
     if len(head) > 3 and mpeg_header(head[:3]): return _mp3_plan(file)
     try: return (_ogg_plan if head[:4] == b"OggS" else _chunk_plan)(file) or _other_plan(file)
     except soundfile.LibsndfileError as error:
-        unknown = any(word in error.error_string for word in ("nsupported", "nimplemented", "nknown format"))
-        if head[:4] == b"OggS" or suffix in NEEDS_PYAV or head[:4] == b"RIFF" and unknown: return _foreign_plan(file, suffix)
+        unknown = any(word in error.error_string for word in ("nsupported", "nimplemented", "nknown format")) or _tag(file) in _TAGS
+        foreign = head[:4] in (b"OggS", b"caff") or suffix in NEEDS_PYAV or head[:4] in (b"RIFF", b"FORM") and unknown
+        if foreign: return _foreign_plan(file, suffix)
         raise
 
 # %% ../../nbs/1_data/62_opening.ipynb #86744436
