@@ -114,6 +114,14 @@ WHOLE = {
     "a.w64": (encoded("W64", "PCM_16"), 48_000, 0),
     "a.caf": (encoded("CAF", "PCM_16"), 48_000, 0),
     "alac.caf": (encoded("CAF", "ALAC_16"), 48_000, 0),
+    "pipe.caf": ((lambda caf: caf[:(at := caf.find(b"data")) + 4] + b"\xFF" * 8 + caf[at + 12:])(encoded("CAF", "PCM_16")), 48_000, 0),
+    "sox-pipe.aiff": (encoded("AIFF", "PCM_16").replace(struct.pack(">I", 96_008), b"\x7F\0\0\x08"), 48_000, 0),
+    "rifx.wav": (encoded("WAV", endian="BIG"), 48_000, 0),
+    "odd.wav": (encoded("WAV", "PCM_U8", seconds=2.5 + 1 / RATE) + LIST, 40_001, 0),
+    "a.mp2": (ffmpeg(3.0, "mp2", "mp2", 32_000), 96_000, 1152 * 2),
+    "flac.oga": (ffmpeg(3.0, "ogg", "flac"), 48_000, 0),
+    "ac3.wav": (ffmpeg(3.0, "wav", "ac3", 48_000), 144_000, 1536 * 2),
+    "float.caf": (encoded("CAF", "FLOAT", channels=2), 48_000, 0),
     "a.au": (encoded("AU", "PCM_16"), 48_000, 0),
     "pipe.au": (encoded("AU", "PCM_16")[:8] + b"\xFF\xFF\xFF\xFF" + encoded("AU", "PCM_16")[12:], 48_000, 0),
     "a.voc": (encoded("VOC", "PCM_16"), 48_000, 0),
@@ -153,7 +161,7 @@ WHOLE = {
 GONE = {name: content for name, (content, _, _) in WHOLE.items()
         if name in ("joined.flac", "joined-pipes.flac", "joined.ogg", "joined.opus", "joined.mp3", "joined-tags.mp3", "bw64.wav", "bw64-list.wav",
                     "pipe-0.wav", "pipe-0-list.wav", "pipe-half-a-sample.wav", "pipe-sox-list.wav", "pipe-ff-list.wav", "nms.wav", "ac3.ac3",
-                    "xing-too-few.mp3", "xing-itself.mp3", "id3.flac", "g721.wav", "pipe.flac", "a.nist", "zeros.mp3")} # where FFmpeg itself is not the measure
+                    "xing-too-few.mp3", "xing-itself.mp3", "id3.flac", "g721.wav", "pipe.flac", "a.nist", "zeros.mp3", "pipe.caf")} # where FFmpeg itself is not the measure
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -206,7 +214,9 @@ NAMED = {
     "terabytes.wav": (bw64(b"BW64")[:28] + struct.pack("<Q", 2**43) + bw64(b"BW64")[36:], "truncated"),
     "channels.wav": (WAV[:22] + b"\xFF\xFF" + WAV[24:], ""), "rate.wav": (WAV[:24] + struct.pack("<I", 10**9) + WAV[28:], "Hz"),
     "half.aiff": (half(encoded("AIFF", "PCM_16")), "truncated"), "half.w64": (half(encoded("W64", "PCM_16")), "truncated"),
-    "half.caf": (half(encoded("CAF", "PCM_16")), "truncated"), "half.au": (half(encoded("AU", "PCM_16")), "truncated"),
+    "half.caf": (half(encoded("CAF", "PCM_16")), "truncated"), "half.mp2": (WHOLE["a.mp2"][0][:-50], "truncated"), "junk.mp3": (MP3 + b"junk" * 99, "damaged"),
+    "stale.aiff": (encoded("AIFF", "PCM_16").replace(struct.pack(">I", 96_008), struct.pack(">I", 16_008)), "promises"),
+    "half.au": (half(encoded("AU", "PCM_16")), "truncated"),
     "half.voc": (half(encoded("VOC", "PCM_16")), "truncated"), "half.nist": (half(encoded("NIST", "PCM_16")), "truncated"),
     "rate.flac": (FLAC[:18] + bytes([FLAC[18] ^ 1]) + FLAC[19:], ""), "half.flac": (half(FLAC), ""), "hole.flac": (hole(FLAC), ""), "pipe-half.flac": (half(unknown(FLAC)), ""),
     "stale.flac": (FLAC[:22] + struct.pack(">I", 20_000) + FLAC[26:], "does not end there"),

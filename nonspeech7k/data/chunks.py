@@ -13,14 +13,14 @@ from typing import BinaryIO
 
 from .windows import between_tags, only_zeros
 
-# %% ../../nbs/1_data/57_chunks.ipynb #dac7dab6
+# %% ../../nbs/1_data/57_chunks.ipynb #18a942f6
 @dataclass(frozen=True)
 class Samples:
     "Where a file's samples lie, and what is known about them."
     start:int # byte
     size:int # bytes
     said:int # bytes that the header says; other than size where that is known to be no length
-    form:bytes # the format chunk of WAV and W64, b'' elsewhere
+    form:bytes # the format chunk of WAV, W64 and CAF, b'' elsewhere
     order:str # of bytes: '<' or '>'
 
 # %% ../../nbs/1_data/57_chunks.ipynb #7132b287
@@ -120,7 +120,7 @@ def _places(content:bytes, word:bytes) -> Iterator[int]: # bytes
         yield at
         at = content.find(word, at + 1)
 
-# %% ../../nbs/1_data/57_chunks.ipynb #000ca785
+# %% ../../nbs/1_data/57_chunks.ipynb #888bcf94
 def _true_size(file:BinaryIO, family:_Family, start:int, said:int, end:int) -> int: # bytes
     "The bytes of sound from the start on; raises ValueError where they cannot be known."
     holds = end - start
@@ -129,8 +129,7 @@ def _true_size(file:BinaryIO, family:_Family, start:int, said:int, end:int) -> i
     if said > holds: raise ValueError(f"truncated: the header promises {said} bytes of sound, the file holds {holds}")
     for size in range(said + 2**32, holds + 1, 2**32): # gone round, once or more
         if said < 2**32 and _no_sound_follows(file, family, start + size, end): return size
-    raise ValueError(f"the header promises {said} bytes of sound, and {holds - said} more follow that may be sound, too; "
-                     f"open and save it with an audio editor")
+    raise ValueError(f"the header promises {said} bytes of sound, and {holds - said} more follow that may be sound, too")
 
 # %% ../../nbs/1_data/57_chunks.ipynb #29a06f74
 def _wide_size(file:BinaryIO, place:int) -> int: # bytes
@@ -152,7 +151,7 @@ def _au_samples(file:BinaryIO, head:bytes, end:int) -> Samples: # its first 24 b
         raise ValueError(f"the header promises {said} bytes of sound, and {holds - said} more follow")
     return Samples(start, size, said, b"", order)
 
-# %% ../../nbs/1_data/57_chunks.ipynb #d2e69560
+# %% ../../nbs/1_data/57_chunks.ipynb #b0826c69
 def sample_bytes(
     file:BinaryIO, # open
 ) -> Samples|None: # None for another container, or one without samples
@@ -164,7 +163,7 @@ def sample_bytes(
     if family is None: return None
     form, wide = b"", 0
     for name, start, size in _chunks(file, family, family.first, end):
-        if name == family.form and name[:4] == b"fmt ":
+        if name == family.form and name != b"COMM":
             file.seek(start)
             form = file.read(min(max(size, 0), 64))
         if name == b"ds64": wide = _wide_size(file, start)
