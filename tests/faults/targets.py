@@ -98,6 +98,7 @@ def attempt_length(folder: Path, sounds) -> str | None:
 def tiny_classifier(folder: Path) -> Path:
     "The file of an untrained classifier of three sounds."
     import torch
+
     from nonspeech7k.inference.classifier import build_classifier, describe, save_classifier
     from nonspeech7k.recipe import Recipe
     torch.manual_seed(0)
@@ -310,7 +311,7 @@ def spoil_compared(rng: np.random.Generator, prepared: tuple) -> Files:
 
 
 def attempt_compared(folder: Path, prepared: tuple) -> str | None:
-    from nonspeech7k.runs.comparing import comparison_text, compare_runs
+    from nonspeech7k.runs.comparing import compare_runs, comparison_text
     (folder / "a").mkdir(exist_ok=True)
     found = compare_runs(folder / "a", prepared[0] / "run", resamples=20)
     json.dumps(found, allow_nan=False)
