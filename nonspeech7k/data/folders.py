@@ -81,6 +81,16 @@ def _told_problems(
         problems += _path_problems(list(wrong), sentence)
     return problems
 
+def _validation_notes(
+    paths:list[str], # of the clips
+    words:tuple[str, ...], # what each level of folders means
+) -> list[str]:
+    "A sentence about validation splits that were told to be read."
+    level = words.index("split") if "split" in words else len(words)
+    names = sorted({path.split("/")[level] for path in paths if path.count("/") > level})
+    odd = [name for name in names if split_name(name) == "validation"] if level < len(words) else []
+    return [f"the folder {', '.join(odd)} counts as train, since folds take the part of validation"] * bool(odd)
+
 def _merged_notes(
     paths:list[str], # of the clips
     level:int, # how many folders stand above the class folders
@@ -108,7 +118,8 @@ def _read_class_folders(
                 *(_told_problems(table, levels.words) if told else ()),
                 *(Problem(folder, None, None, sentence) for folder, sentence in levels.problems)]
     hidden = {one_name(name) for problem in closed for name in problem.file.split("/")[levels.label:levels.label + 1]}
-    levels = Levels(levels.words, (*levels.notes, *_merged_notes(inside, levels.label)), levels.problems, levels.passed)
+    notes = (*levels.notes, *_merged_notes(inside, levels.label), *_validation_notes(inside, levels.words))
+    levels = Levels(levels.words, notes, levels.problems, levels.passed)
     return _ClassFolders(table, problems, [path for path in clips if path.count("/") <= levels.label], hidden | set(table["label"]), levels)
 
 # %% ../../nbs/1_data/35_folders.ipynb #9111b674

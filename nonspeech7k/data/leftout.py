@@ -152,14 +152,14 @@ def left_out_sentences(
                          f"as sound does and {'is' if len(wrong) == 1 else 'are'} not called so: {few}; give the suffix")
     return sentences + (_folder_sentences(found["folders"]) if classes else [])
 
-# %% ../../nbs/1_data/16_leftout.ipynb #472c1cf2
+# %% ../../nbs/1_data/16_leftout.ipynb #1965a839
 def left_out_line(
     found:dict, # of `left_out`
-) -> str: # 'left out: 12 .txt and 1 .csv files; 3 sounds in #recycle'; '' where there is nothing
+) -> str: # 'left out: 12 .txt and 1 .csv files; 2 .wav files of sound in no row; 3 sounds in #recycle'; '' where there is nothing
     "What is not taken, in one line."
     kinds = Counter(found["others"]) + Counter(found["headerless"]) + Counter(map(_suffix, found["misnamed"]))
     parts = [_counted(dict(kinds.most_common()))] if kinds else []
-    if found["sounds"]: parts.append(f"{_counted(found['sounds'])} in no row that is used")
+    if found["sounds"]: parts.append(f"{_counted(found['sounds'])} of sound in no row")
     for name, count in list(found["passed"].items())[:5]:
         sounds = "sound" if count == 1 else "sounds"
         parts.append(f"{count:,} hidden {sounds}" if name == "(hidden)" else f"{count:,} {sounds} in {name}")
