@@ -214,13 +214,14 @@ def fit_to_train(
                                                    "and nothing that stops a training"}
     return {"answer": "yes", "sentence": "yes: nothing was found that stands against it"}
 
-# %% ../../nbs/1_data/90_audit.ipynb #52bdcc6e
+# %% ../../nbs/1_data/90_audit.ipynb #bc2c197c
 def _not_taken(
     corpus:Corpus, # its files, its manifest and its problems
-) -> dict: # of `left_out`
-    "What lies below the root of a corpus and is neither a clip nor a problem."
+) -> dict: # of `left_out`, and sentence
+    "What lies below the root of a corpus and is neither a clip nor a problem, and a sentence on it."
     named = {problem.file for problem in corpus.problems} if corpus.layout == "folders" else set()
-    return left_out(corpus.root, named | set(corpus.manifest["path"]), max(1, corpus.level))
+    found = left_out(corpus.root, named | set(corpus.manifest["path"]), max(1, corpus.level))
+    return found | {"sentence": left_out_line(found)}
 
 # %% ../../nbs/1_data/90_audit.ipynb #c9ba7a13
 def _unreadable_files(
@@ -323,7 +324,7 @@ def _head_line(audit:dict) -> str: # of `audit`
                       _total_duration(audit["seconds"]["total"]),
                       f"layout {audit['layout']}"] + ["synthetic"] * audit["synthetic"])
 
-# %% ../../nbs/1_data/90_audit.ipynb #cfe9e632
+# %% ../../nbs/1_data/90_audit.ipynb #053e5539
 def audit_text(
     audit:dict, # of `audit`
 ) -> str: # lines of at most 100 columns
@@ -331,7 +332,7 @@ def audit_text(
     doubts = audit["doubts"]
     lines = [_head_line(audit), *wrap(classes_line({label: row["clips"] for label, row in audit["classes"]["all"].items()}), 100),
              *(part for doubt in doubts for part in wrap(f"doubt: {doubt}", 100, subsequent_indent="  ")),
-             *wrap(left_out_line(audit["not_taken"]), 100), *wrap(f"fit to train on: {audit['fit']['sentence']}", 100), *_sound_lines(audit),
+             *wrap(audit["not_taken"]["sentence"], 100), *wrap(f"fit to train on: {audit['fit']['sentence']}", 100), *_sound_lines(audit),
              *wrap(f"licence: {audit['licence']['sentence']}", 100), "", *_class_table(audit)]
     lines += _titled_list("train and test", [shift["sentence"] for shift in audit["shift"]])
     lines += _titled_list("warnings", [sentence for sentence in audit["warnings"] if sentence not in doubts])

@@ -10,20 +10,21 @@ from .levels import PROBABLY
 from .manifest import Corpus, each_label
 from .naming import alike_names, no_class_name
 
-# %% ../../nbs/1_data/88_doubts.ipynb #abd8bcff
-def _few(names:list[str]) -> str: # in their order
+# %% ../../nbs/1_data/88_doubts.ipynb #2eb5290d
+def _five(names:list[str]) -> str: # in their order
     names = [name if len(name) <= 40 else name[:39] + "…" for name in names]
     return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
 
+# %% ../../nbs/1_data/88_doubts.ipynb #fe8e5767
 def _alike_doubts(
     counts:dict[str, int], # label → clips
 ) -> list[str]:
     "Sentences about labels that may be meant to be one."
     shown = lambda names: " = ".join(f"{name[:40]} ({counts.get(name, 0):,})" for name in names[:4])
     alike = [shown(names) for names in alike_names(counts)]
-    return [f"classes that may be one: {_few(alike)}; give them one name, or rename what is to stay apart"] if alike else []
+    return [f"classes that may be one: {_five(alike)}; give them one name, or rename what is to stay apart"] if alike else []
 
-# %% ../../nbs/1_data/88_doubts.ipynb #b1275d69
+# %% ../../nbs/1_data/88_doubts.ipynb #3bfeac3c
 def class_doubts(
     corpus:Corpus, # its labels, notes and problems
 ) -> list[str]: # sentences, the gravest first
@@ -31,7 +32,7 @@ def class_doubts(
     wrong = [str(problem) for problem in corpus.problems if PROBABLY in problem.message]
     counts = each_label(corpus.manifest, corpus.labels_per_clip)["label"].value_counts()
     odd = [label for label in corpus.labels if no_class_name(label)] if corpus.level and not wrong else []
-    doubts = [f"classes that are called as no class is: {_few(odd)}; if the folders below them are the classes, "
+    doubts = [f"classes that are called as no class is: {_five(odd)}; if the folders below them are the classes, "
               f"set corpus.levels: {'skip/' * corpus.level}label, else rename them"] if odd else []
     return [*wrong, *_alike_doubts({label: int(counts.get(label, 0)) for label in corpus.labels}), *doubts]
 

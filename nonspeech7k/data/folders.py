@@ -32,13 +32,14 @@ class _ClassFolders:
     classes:set[str] # names of the class folders, with those that are closed
     levels:Levels # what each level of folders means
 
-# %% ../../nbs/1_data/35_folders.ipynb #2ee4fdd6
+# %% ../../nbs/1_data/35_folders.ipynb #9f1fe21b
 def _fold_number(
     name:str, # of a folder: 'fold7'
 ) -> str: # '' where there is none
     "The last number in a name."
     return next(iter(re.findall(r"\d{1,9}", name)[-1:]), "")
 
+# %% ../../nbs/1_data/35_folders.ipynb #414f72ae
 def _clips_in_folders(
     paths:list[str], # of the clips
     words:tuple[str, ...], # what each level of folders means
@@ -50,6 +51,9 @@ def _clips_in_folders(
                "split": ["train" if side == "validation" else side for side in sides],
                "fold": [_fold_number(names.get("fold", "")) for names in named], "group": [names.get("group", "") for names in named]}
     return pd.DataFrame(columns, dtype=object)
+
+# %% ../../nbs/1_data/35_folders.ipynb #e535edb4
+_STRAY = "it lies in no class folder; move it into one" # what is wrong with audio between the folders
 
 # %% ../../nbs/1_data/35_folders.ipynb #d7e5567d
 def _path_problems(
@@ -67,7 +71,7 @@ def _audio_below(
     entries = walk(root, closed=(closed := []))
     return [(path, is_file) for path, is_file in entries if is_audio(path)], closed
 
-# %% ../../nbs/1_data/35_folders.ipynb #6cea2e57
+# %% ../../nbs/1_data/35_folders.ipynb #9062fa7f
 def _told_problems(
     clips:pd.DataFrame, # of `_clips_in_folders`
     words:tuple[str, ...], # what each level of folders means
@@ -81,6 +85,7 @@ def _told_problems(
         problems += _path_problems(list(wrong), sentence)
     return problems
 
+# %% ../../nbs/1_data/35_folders.ipynb #ec6b99e5
 def _validation_notes(
     paths:list[str], # of the clips
     words:tuple[str, ...], # what each level of folders means
@@ -91,6 +96,7 @@ def _validation_notes(
     odd = [name for name in names if split_name(name) == "validation"] if level < len(words) else []
     return [f"the folder {', '.join(odd)} counts as train, since folds take the part of validation"] * bool(odd)
 
+# %% ../../nbs/1_data/35_folders.ipynb #ca175d35
 def _merged_notes(
     paths:list[str], # of the clips
     level:int, # how many folders stand above the class folders
@@ -147,7 +153,7 @@ def _labels_by_table(
                 lambda row: f"{files[row]}: there is no label, and it lies in no class folder; fill it in or move it into one")
     return labels
 
-# %% ../../nbs/1_data/35_folders.ipynb #bddca1f9
+# %% ../../nbs/1_data/35_folders.ipynb #2d00f216
 def _labels_by_folder(
     rows:Rows, # of the table
     files:list[str], # path of each row
@@ -157,7 +163,7 @@ def _labels_by_folder(
     "The label of each row's folder; rejects rows of files outside the class folders, and labels that are not their folder's."
     given = [of if name.casefold() == of.casefold() else name for name, of in zip(rows.frame["label"], folder)]
     rows.reject([path != "" and not of for path, of in zip(files, folder)], "path",
-                lambda row: f"{files[row]}: it lies in no class folder; move it into one")
+                lambda row: f"{files[row]}: {_STRAY}")
     rows.reject([name != "" and name not in classes for name in given], "label",
                 lambda row: f"unknown class: '{given[row]}' is no folder here; correct it, or set corpus.labels_from: table")
     _reject_disagreeing(rows, "label", classes, given, folder)
@@ -191,7 +197,7 @@ def _clips_without_row(
     return list_problems(without, lambda clip: Problem(
         table.name, None, None, f"no row for {clip}; add one or remove the file"))
 
-# %% ../../nbs/1_data/35_folders.ipynb #b0884a2a
+# %% ../../nbs/1_data/35_folders.ipynb #aadaf524
 def _corpus_with_table(
     root:Path, # of the corpus
     path:Path, # of the table
@@ -209,7 +215,7 @@ def _corpus_with_table(
     files = files_of_rows(rows, "path", [root], root)
     label, side = _rows_with_folders(rows, files, folders, labels_from)
     stray = sorted(set(folders.stray) - (set(files) if labels_from == "table" else set()))
-    rows.problems += _path_problems(stray, "it lies in no class folder; move it into one")
+    rows.problems += _path_problems(stray, _STRAY)
     parts = manifest_columns(rows, files)
     parts["split"] = [of or given for of, given in zip(side, parts["split"])]
     reject_untrained(rows, label, parts["split"], "path")
@@ -225,14 +231,14 @@ def _untrained_classes(
     trained = set(clips.loc[clips["split"] != "test", "label"])
     return sorted(set(clips["label"]) - trained) if trained else []
 
-# %% ../../nbs/1_data/35_folders.ipynb #be756316
+# %% ../../nbs/1_data/35_folders.ipynb #17a66ad5
 def _corpus_without_table(
     root:Path, # of the corpus
     folders:_ClassFolders, # of the root
 ) -> Corpus:
     "The clips of class folders, each in a group of its own."
     clips, untrained = folders.clips, _untrained_classes(folders.clips)
-    problems = folders.problems + _path_problems(folders.stray, "it lies in no class folder; move it into one") + [
+    problems = folders.problems + _path_problems(folders.stray, _STRAY) + [
         Problem(f"test/{label}", None, None, f"unknown class: '{label}' has no clip to train on; add some or remove the folder")
         for label in untrained]
     rows = Rows([Table("", clips[~clips["label"].isin(untrained)], {}, folders.levels.notes)], (), problems)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from .naming import no_class_name, one_name, split_name
 from ..files import UserError
 
-# %% ../../nbs/1_data/34_levels.ipynb #5ef90521
+# %% ../../nbs/1_data/34_levels.ipynb #e88472e0
 LEVEL_WORDS = ("label", "split", "fold", "group", "skip") # what a level of folders can mean
 
+# %% ../../nbs/1_data/34_levels.ipynb #94e7be14
 @dataclass(frozen=True)
 class Levels:
     "What each level of folders means, from the root downwards."
@@ -42,7 +43,7 @@ def read_levels(
                         "with / between them and label once: fold/label")
     return Levels(words)
 
-# %% ../../nbs/1_data/34_levels.ipynb #0de9f46d
+# %% ../../nbs/1_data/34_levels.ipynb #407455d1
 def _folders_below(
     parts:list[list[str]], # folders and name of each clip
 ) -> dict[str, Counter]: # folder at the top → folder below ('' for clips right in it) → clips
@@ -52,9 +53,11 @@ def _folders_below(
         if len(path) > 1: tops.setdefault(path[0], Counter())[path[1] if len(path) > 2 else ""] += 1
     return tops
 
+# %% ../../nbs/1_data/34_levels.ipynb #91cb9c49
 def _alike(name:str) -> str: # of a folder
     return one_name(name).casefold()
 
+# %% ../../nbs/1_data/34_levels.ipynb #843036f9
 def _shared(
     tops:Iterable[Counter], # what stands below each folder
 ) -> set[str]: # as `_alike` spells them
@@ -63,9 +66,10 @@ def _shared(
     counts = Counter(name for below in tops for name in {_alike(folder) for folder in below if folder})
     return {name for name, count in counts.items() if count > 1 and 2 * count >= len(tops)}
 
-# %% ../../nbs/1_data/34_levels.ipynb #b17b7bc6
+# %% ../../nbs/1_data/34_levels.ipynb #e2cd0bb6
 _NOISE = "_background_noise_" # as the Speech Commands call the recordings to be mixed in
 
+# %% ../../nbs/1_data/34_levels.ipynb #3462236b
 def _are_splits(
     tops:dict[str, Counter], # of `_folders_below`
 ) -> bool:
@@ -75,6 +79,7 @@ def _are_splits(
     if not deep: return False
     return all(split_name(top) for top in tops) or len({split_name(top) for top in known}) > 1 and bool(_shared(tops[top] for top in known))
 
+# %% ../../nbs/1_data/34_levels.ipynb #003f25a0
 def _validation_folder(
     tops:dict[str, Counter], # of `_folders_below`
 ) -> str: # '' where there is none
@@ -95,9 +100,10 @@ def _split_levels(
     return Levels(("split", "label"), tuple(notes), tuple(
         (top, "a folder beside the splits train and test that is none of them; move its clips into them, or it away") for top in others))
 
-# %% ../../nbs/1_data/34_levels.ipynb #860baa19
+# %% ../../nbs/1_data/34_levels.ipynb #2ec4c160
 PROBABLY = "which are probably the classes" # in the sentence of a level that is surely wrong
 
+# %% ../../nbs/1_data/34_levels.ipynb #1d9997bd
 def _ways_out(
     tops:list[str], # the folders at the top
     above:str="", # levels above them: 'skip/'
@@ -108,6 +114,7 @@ def _ways_out(
     ways = [f"{above}{word}/label" for word in words]
     return f"set corpus.levels: {', '.join(ways[:-1])} or {ways[-1]}; or {above}label, to keep them as classes"
 
+# %% ../../nbs/1_data/34_levels.ipynb #524a9eee
 def _few(names:Iterable[str]) -> str: # of folders
     names = [name if len(name) <= 40 else name[:39] + "…" for name in names]
     return ", ".join(names[:4]) + f" and {len(names) - 4} more" * (len(names) > 4)

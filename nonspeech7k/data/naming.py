@@ -11,9 +11,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-# %% ../../nbs/1_data/14_naming.ipynb #0d07c504
+# %% ../../nbs/1_data/14_naming.ipynb #fbc69c50
 _UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
 
+# %% ../../nbs/1_data/14_naming.ipynb #8aa56452
 def composed(
     text:str, # a name or a path
 ) -> str:
@@ -36,10 +37,11 @@ def one_spelling(
     for name in sorted(counts, key=lambda name: (-counts[name], name)): kept.setdefault(name.casefold(), name)
     return {name: kept[name.casefold()] for name in sorted(counts) if kept[name.casefold()] != name}
 
-# %% ../../nbs/1_data/14_naming.ipynb #3a54a865
+# %% ../../nbs/1_data/14_naming.ipynb #384d0af7
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
            "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation"}
 
+# %% ../../nbs/1_data/14_naming.ipynb #9bba7087
 def split_name(
     name:str, # of a folder, or in a table
 ) -> str: # 'train', 'test' or 'validation'; '' where it is none of them
@@ -63,7 +65,7 @@ def alike_names(
     for name in sorted(set(names)): sets.setdefault(alike_key(name), []).append(name)
     return [alike for alike in sets.values() if len(alike) > 1]
 
-# %% ../../nbs/1_data/14_naming.ipynb #dee6270b
+# %% ../../nbs/1_data/14_naming.ipynb #032c168e
 _NO_CLASS = re.compile(
     r"(fold|batch|part|chunk|session|split|set|subset|take|run|day|week|month|round|site|disc|disk|cd|dvd|vol|volume|folder|"
     r"new folder|device|phone|mic|channel|patient|subject|speaker|participant|user|person|recording|rec|group|case|id|p|s)?[ _.#-]*\d+"
@@ -71,6 +73,7 @@ _NO_CLASS = re.compile(
     r"|originals?|segment(s|ed)|raw|processed|converted|resampled|augmented|denoised|audios?|data|dataset|sounds?|wavs?|flac|mp3|ogg|"
     r"recordings?|files?|clips?|samples?|new folder|untitled folder|backup|export|output|te?mp|old|new|misc")
 
+# %% ../../nbs/1_data/14_naming.ipynb #ea9bb504
 def no_class_name(
     name:str, # of a folder
 ) -> bool:

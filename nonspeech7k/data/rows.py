@@ -21,7 +21,7 @@ from .manifest import MANIFEST, SEPARATOR, Corpus, Problem, classes_in, each_lab
 from .naming import one_name, one_spelling
 from .tables import Table
 
-# %% ../../nbs/1_data/22_rows.ipynb #63137de1
+# %% ../../nbs/1_data/22_rows.ipynb #92b0caad
 _PATHS = ("path", "filename") # columns of files, as readers call them
 
 def _even_names(
@@ -30,7 +30,8 @@ def _even_names(
     "The frame with its names in one spelling."
     uneven = {column: {text: name for text in frame[column].unique() if (name := one_name(text)) != text}
               for column in frame if column not in _PATHS}
-    return frame.assign(**{column: frame[column].map(lambda text, other=other: other.get(text, text)).astype(object) for column, other in uneven.items() if other})
+    return frame.assign(**{str(column): frame[column].map(lambda text, other=other: other.get(text, text)).astype(object)
+                           for column, other in uneven.items() if other})
 
 # %% ../../nbs/1_data/22_rows.ipynb #6dc1221b
 def _joined_frames(

@@ -11,8 +11,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data.doubts import classes_line
-from ..data.leftout import left_out_line
 from ..data.manifest import each_label
 from .figures import plot_counts, plot_durations
 from .looks import BLUE, ORANGE, class_colours, count_clips, draw_spread, plain_axes, png, rows_by_class, title_figure
@@ -154,6 +152,4 @@ def audit_page(
     "An audit as one page: the answer, the findings, tables and figures."
     figures = [figure_part(key, *parts) | {"section": "audit"} for key, parts in audit_figures(audit, clips).items()]
     return render_page("audit", name=name, audit=audit, study={"synthetic": audit["synthetic"]},
-                       classes=classes_line({label: row["clips"] for label, row in audit["classes"]["all"].items()}),
-                       left=left_out_line(audit["not_taken"]),
                        lists=_finding_lists(audit), most=MOST_LISTED, figures=figures)
