@@ -19,8 +19,8 @@ from typing import BinaryIO
 
 from ..files import UserError
 
-# %% ../../nbs/1_data/18_csvtext.ipynb #2b250528
-_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"),
+# %% ../../nbs/1_data/18_csvtext.ipynb #efa756c2
+_KINDS = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"),
           (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
 
 # %% ../../nbs/1_data/18_csvtext.ipynb #2aa84476

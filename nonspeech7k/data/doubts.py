@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['class_doubts', 'classes_line']
 
-# %% ../../nbs/1_data/88_doubts.ipynb #f487e532
+# %% ../../nbs/1_data/88_doubts.ipynb #9501a1ac
 from .levels import PROBABLY
 from .manifest import Corpus, each_label
-from .naming import alike_names, no_class_name
+from .naming import alike_names, no_class_name, split_name
 
 # %% ../../nbs/1_data/88_doubts.ipynb #2eb5290d
 def _five(names:list[str]) -> str: # in their order
@@ -24,7 +24,7 @@ def _alike_doubts(
     alike = [shown(names) for names in alike_names(counts)]
     return [f"classes that may be one: {_five(alike)}; give them one name, or rename what is to stay apart"] if alike else []
 
-# %% ../../nbs/1_data/88_doubts.ipynb #3bfeac3c
+# %% ../../nbs/1_data/88_doubts.ipynb #0cdfd6bc
 def class_doubts(
     corpus:Corpus, # its labels, notes and problems
 ) -> list[str]: # sentences, the gravest first
@@ -32,6 +32,7 @@ def class_doubts(
     wrong = [str(problem) for problem in corpus.problems if PROBABLY in problem.message]
     counts = each_label(corpus.manifest, corpus.labels_per_clip)["label"].value_counts()
     odd = [label for label in corpus.labels if no_class_name(label)] if corpus.level and not wrong else []
+    if len(odd) < len(corpus.labels): odd = [label for label in odd if not split_name(label)] # beside dog and rain, train is a sound
     doubts = [f"classes that are called as no class is: {_five(odd)}; if the folders below them are the classes, "
               f"set corpus.levels: {'skip/' * corpus.level}label, else rename them"] if odd else []
     return [*wrong, *_alike_doubts({label: int(counts.get(label, 0)) for label in corpus.labels}), *doubts]

@@ -241,7 +241,7 @@ def find_file(
             trouble = NOT_A_FILE if path else why if why != ABSENT else trouble
     return "", trouble
 
-# %% ../../nbs/1_data/15_finding.ipynb #2e9e02d4
+# %% ../../nbs/1_data/15_finding.ipynb #69319bfa
 def find_files(
     names:list[str], # paths as the table writes them
     folders:list[Path], # where to look, in this order
@@ -249,7 +249,7 @@ def find_files(
 ) -> list[tuple[str, str]]: # path for the manifest, or '' and what is wrong; one a name
     "The files that a table's paths mean."
     finder, base = Finder({}), os.path.abspath(root).rstrip(os.sep) + os.sep
-    starts, troubles = [os.path.abspath(folder) for folder in folders], {} # one object for each, however many rows
+    starts, troubles = list(dict.fromkeys(map(os.path.abspath, folders))), {} # one object for each, however many rows
     return [(path.removeprefix(base).replace(os.sep, "/"), "") if path
             else troubles.setdefault(trouble, ("", trouble))
             for path, trouble in (find_file(name, starts, finder) for name in names)]

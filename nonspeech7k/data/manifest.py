@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..files import UserError
 
-# %% ../../nbs/1_data/10_manifest.ipynb #4578aa50
+# %% ../../nbs/1_data/10_manifest.ipynb #d76c1f71
 @dataclass(frozen=True)
 class Problem:
     "One thing wrong with a corpus: where it stands, what it is and the way out."
@@ -27,9 +27,10 @@ class Problem:
 
     def __str__(self) -> str:
         line = "" if self.line is None else f", line {self.line}"
-        column = "" if self.column is None else f", column '{self.column}'"
+        column = "" if self.column is None else f", column '{self.column[:80]}'"
+        what = self.message if len(self.message) <= 500 else f"{self.message[:250]} … {self.message[-249:]}" # a cell may be a megabyte
         more = "" if self.count == 1 else f" (and {self.count - 1:,} more of this kind below)"
-        return f"{self.file}{line}{column}: {self.message}{more}"
+        return f"{self.file}{line}{column}: {what}{more}"
 
 # %% ../../nbs/1_data/10_manifest.ipynb #32839900
 MOST = 10_000 # problems of one kind in one table that have a sentence each

@@ -118,7 +118,7 @@ def _table_of_rows(
 # %% ../../nbs/1_data/20_tables.ipynb #fb9973ba
 MOST_OF_TABLE = 2_000_000_000 # bytes of a table that is read as a whole
 
-# %% ../../nbs/1_data/20_tables.ipynb #45e168d4
+# %% ../../nbs/1_data/20_tables.ipynb #50b95bad
 def read_table(
     path:Path, # of the CSV
     root:Path, # of the corpus; the table is named relative to it
@@ -131,8 +131,8 @@ def read_table(
     except ValueError as error:
         return None, [Problem(name, None, None, f"{error}; put a CSV in UTF-8 there")]
     if found.broken: problems.append(Problem(name, found.broken[0], None, f"{found.broken[1]}; nothing after it was read"))
-    if table and not len(table.frame) and not problems:
-        problems = [Problem(name, None, None, "there is no row below the header")]
+    if not problems and (table is None or not len(table.frame)):
+        problems = [Problem(name, None, None, "there is no header" if table is None else "there is no row below the header")]
     return table, problems
 
 # %% ../../nbs/1_data/20_tables.ipynb #1812fb1b
