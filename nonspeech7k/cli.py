@@ -309,7 +309,7 @@ def predict(
     from nonspeech7k.data.reading import find_sounds
     from nonspeech7k.inference.classifier import load_classifier
     from nonspeech7k.inference.classifier import predict as answers
-    files, lines, bad = find_sounds(places), [], []
+    files, lines, bad = find_sounds(places, lambda sentence: typer.echo(sentence, err=True)), [], []
     with _bar_beside_output(len(files)) as bar:
         for answer in answers(load_classifier(model), files, place=place):
             if isinstance(answer, BadClip): bad.append(str(answer))

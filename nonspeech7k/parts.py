@@ -21,7 +21,7 @@ from pydantic import Field, create_model
 
 from .sections import Count, Decibel, Heads, Part, Place, Positive, Share, Units, Word, section_of_kinds
 
-# %% ../nbs/0_ground/40_parts.ipynb #d0f5eded
+# %% ../nbs/0_ground/40_parts.ipynb #707d866f
 class CorpusPart(Part):
     "The labelled sounds: a root folder and how to read it."
     root: Place  # folder that holds the corpus
@@ -29,6 +29,8 @@ class CorpusPart(Part):
     table: Place | None = None  # the CSV of layout `csv`
     columns: Annotated[dict[Word, Word], Field(max_length=100)] = {}  # path, label, group, split, fold, duration: names in the CSV
     where: Annotated[dict[Word, Word], Field(max_length=100)] = {}  # keep only rows whose column has this value
+    levels: Word | None = None  # what each level of folders means: label, split, fold, group, skip, as in 'fold/label'; None: guessed
+    labels_from: Literal["folders", "table"] = "folders"  # table: a label in labels.csv counts for more than the folder
     labels: Annotated[list[Word], Field(max_length=10_000)] | None = None  # allowed class names; None: all that occur
     labels_per_clip: Literal["one", "several"] = "one"  # several: 'breath;cough'
     train_table: Place | None = None  # Nonspeech7k's metadata of the training clips, where moved from its place

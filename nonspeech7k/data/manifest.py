@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..files import UserError
 
-# %% ../../nbs/1_data/10_manifest.ipynb #4578aa50
+# %% ../../nbs/1_data/10_manifest.ipynb #d76c1f71
 @dataclass(frozen=True)
 class Problem:
     "One thing wrong with a corpus: where it stands, what it is and the way out."
@@ -27,9 +27,10 @@ class Problem:
 
     def __str__(self) -> str:
         line = "" if self.line is None else f", line {self.line}"
-        column = "" if self.column is None else f", column '{self.column}'"
+        column = "" if self.column is None else f", column '{self.column[:80]}'"
+        what = self.message if len(self.message) <= 500 else f"{self.message[:250]} … {self.message[-249:]}" # a cell may be a megabyte
         more = "" if self.count == 1 else f" (and {self.count - 1:,} more of this kind below)"
-        return f"{self.file}{line}{column}: {self.message}{more}"
+        return f"{self.file}{line}{column}: {what}{more}"
 
 # %% ../../nbs/1_data/10_manifest.ipynb #32839900
 MOST = 10_000 # problems of one kind in one table that have a sentence each
@@ -97,7 +98,7 @@ def each_label(
     if labels_per_clip == "one": return manifest
     return manifest.assign(label=manifest["label"].str.split(SEPARATOR)).explode("label")
 
-# %% ../../nbs/1_data/10_manifest.ipynb #53ab7560
+# %% ../../nbs/1_data/10_manifest.ipynb #9d50f3f2
 MANIFEST = ("path", "label", "group", "split", "fold", "duration") # the manifest's first columns
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +110,8 @@ class Corpus:
     manifest:pd.DataFrame # columns of `MANIFEST`, then the extra ones as text; sorted by path
     problems:tuple[Problem, ...] # in the order of file and line; the last of a long row of them speaks for many
     labels_per_clip:str = "one" # or 'several': 'breath;cough' in the manifest's column
+    notes:tuple[str, ...] = () # how it was read, where that is not plain: sentences for the audit
+    level:int = 0 # of the folders that are the classes, 1 at the top; 0 where a table says the classes
 
     @property
     def synthetic(self) -> bool:
