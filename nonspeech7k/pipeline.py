@@ -21,7 +21,8 @@ __getattr__ = moved("nonspeech7k.pipeline", {
     "nonspeech7k.runs.features": "open_clips measure moments_of targets_of",
     "nonspeech7k.runs.fits": "train fit_fold train_as_rank",
     "nonspeech7k.runs.fitted": "model_file",
-    "nonspeech7k.runs.folder": "STAGES READ_FIRST Run log open_run enter_run require stage",
+    "nonspeech7k.runs.stamps": "STAGES READ_FIRST",
+    "nonspeech7k.runs.folder": "Run log open_run enter_run require stage",
     "nonspeech7k.runs.judgement": "class_logits judged",
     "nonspeech7k.runs.stages": "repetitions complete evaluate",
 })

@@ -41,6 +41,10 @@ class StageRecord(Record):
     seconds:Seconds
     finished:bool
     files:dict[Words, Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]]|None = None # None: of an older version
+    version:Words|None = None # of the package
+    settings:dict[Words, object]|None = None # that the stage was the first to read
+    made_of:dict[Words, str|dict[str, str]|None]|None = None # digests of what it read
+    stamp:Words|None = None # a digest of all of these, and of the stages before
 
 # %% ../../nbs/5_evaluation/12_records.ipynb #9e1f8381
 _adapter = lru_cache(TypeAdapter)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['how_computed', 'open_study', 'fit_fold', 'train', 'train_as_rank']
 
-# %% ../../nbs/7_runs/55_fits.ipynb #4cab671f
+# %% ../../nbs/7_runs/55_fits.ipynb #0551300d
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -25,7 +25,7 @@ from .building import learner_of, optimisation_of
 from .curves import tensorboard_curves
 from .features import open_clips, saved_moments, targets_of
 from .fitted import classifier_as_trained, model_file, refuse_other_fit, teacher_of, what_trained
-from .folder import Run, add_seconds, known_run, log, require, stage, write_figures
+from .folder import Run, add_seconds, begin_beside_others, known_run, log, require, stage, write_figures
 from .together import fair_threads, launch
 from ..training.crossval import FoldPart, Study, final_plan, fit_part, fold_parts
 from ..training.devices import joined, ranks
@@ -106,6 +106,7 @@ def fit_fold(
     require(run, "3_training")
     part = next((part for part in fold_parts(run.manifest) if part.number == number), None)
     if part is None or run.finished("3_training") or model_file(run, part).exists(): return
+    begin_beside_others(run, "3_training")
     since = perf_counter()
     history = _fit_and_save(run, part, open_study(run), {}, lambda: None)
     write_json(_waiting_history(run, part), {"history": history, "seconds": perf_counter() - since})
