@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .finding import AUDIO, NOT_A_FILE, composed, corpus_root, find_files, given_path, is_audio, printable, walk
+from .finding import AUDIO, NOT_A_FILE, corpus_root, find_files, given_path, is_audio, printable, walk
 from .manifest import MANIFEST, Corpus, Problem, list_problems
+from .naming import composed
 from .rows import Rows, corpus_of_rows, files_of_rows, lower_texts, manifest_columns, reject_untrained
 from .tables import USUAL_HEADERS, Table, map_columns, read_table, rows_where
 from ..files import UserError
