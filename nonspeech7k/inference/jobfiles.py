@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'FOLDERS', 'JobFile', 'read_job', 'write_job', 'part_file', 'check_folders', 'part_rows', 'read_part',
            'parquet_bytes']
 
-# %% ../../nbs/6_inference/13_jobfiles.ipynb #fa8a49eb
+# %% ../../nbs/6_inference/13_jobfiles.ipynb #c2e3916b
 import os
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +17,7 @@ from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..files import UserError, json_value, write_json
+from .listing import PARQUET_FAULTS
 from ..names import one_line
 from ..opening import open_regular, read_regular
 
@@ -106,9 +107,8 @@ def check_folders(
     if missing is not None:
         raise UserError(f"{part_file(folder, 'clips', missing)}: gone, and with it the list of clips; restore it, or choose another --out")
 
-# %% ../../nbs/6_inference/13_jobfiles.ipynb #a30691c9
+# %% ../../nbs/6_inference/13_jobfiles.ipynb #c0a0f46f
 _PART_BYTES = 1 << 31 # a million clips with the longest of paths; no part is as large
-_WRONG = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, NotImplementedError)
 
 def _damaged(path:Path, why:str) -> UserError:
     "The error of a part, with the way out that its kind has."
@@ -116,11 +116,11 @@ def _damaged(path:Path, why:str) -> UserError:
     way = ways.get(path.parent.name, "delete it and the tags of the same number, and run the same command again")
     return UserError(f"{path}: {why}; {way}")
 
-# %% ../../nbs/6_inference/13_jobfiles.ipynb #45b3f51e
+# %% ../../nbs/6_inference/13_jobfiles.ipynb #8e7262fe
 def _open_part(path:Path, source, schema:pa.Schema) -> parquet.ParquetFile:
     "A part's file, its columns checked."
     try: file = parquet.ParquetFile(source, page_checksum_verification=True)
-    except _WRONG as error: raise _damaged(path, "damaged, no Parquet file") from error
+    except PARQUET_FAULTS as error: raise _damaged(path, "damaged, no Parquet file") from error
     if not file.schema_arrow.equals(schema):
         found = one_line(", ".join(f"{field.name}: {field.type}" for field in file.schema_arrow))[:300]
         raise _damaged(path, f"not a file of this job, it has the columns {found}")
@@ -135,7 +135,7 @@ def part_rows(
     if not os.path.lexists(path): return 0
     with open_regular(path, follow=False) as source: return _open_part(path, source, schema).metadata.num_rows
 
-# %% ../../nbs/6_inference/13_jobfiles.ipynb #22e430e8
+# %% ../../nbs/6_inference/13_jobfiles.ipynb #1334fab4
 def read_part(
     path:Path, # of a part
     schema:pa.Schema, # that it must have
@@ -149,7 +149,7 @@ def read_part(
     try:
         table = file.read(columns)
         table.validate(full=True)
-    except _WRONG as error: raise _damaged(path, "damaged") from error
+    except PARQUET_FAULTS as error: raise _damaged(path, "damaged") from error
     if len(table) != file.metadata.num_rows: raise _damaged(path, "damaged")
     return table
 
