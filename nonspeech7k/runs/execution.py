@@ -9,6 +9,7 @@ __all__ = ['PARAMETERS', 'KERNEL', 'unknown_parameters', 'refuse_unknown_paramet
 # %% ../../nbs/7_runs/80_execution.ipynb #5131001c
 import ast
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from ..files import UserError, cannot_write, resource, sweep
 from .corpus import explore
 from .features import measure
 from .fits import train
-from .folder import STAGES, Run, alone
+from .folder import Run, alone
 from .stages import evaluate, repetitions
+from .stamps import STAGES
 from .together import fair_threads
 from ..training.devices import Ranks, joined
 
@@ -57,6 +59,10 @@ def notebook_of(
 # say nothing but what is fatal; import nothing from the working folder, where a stranger's numpy.py may lie
 KERNEL = ("--log-level=CRITICAL", "--IPKernelApp.ignore_cwd=True")
 
+def _literal(path:Path) -> str:
+    "A path as papermill takes it for itself: what stands in braces would be a parameter's name."
+    return os.path.abspath(path).replace("{", "{{").replace("}", "}}")
+
 def execute(
     run:Run,
     name:str, # one of STAGES
@@ -64,14 +70,15 @@ def execute(
     "Execute a stage's notebook through papermill; raises `UserError` or `StageError`."
     import papermill  # slow to import, needed only here
     target = notebook_of(run, name)
-    # papermill writes in place, and asks for this suffix
-    partial = target.with_name(f".{name}.partial.ipynb")
+    # papermill writes in place, and asks for this suffix; nobody can foresee the name and put a link there
+    partial = target.with_name(f".{name}.{secrets.token_hex(8)}.partial.ipynb")
     parameters = {"recipe": str(run.folder/"recipe.yaml"), "run_dir": str(run.folder), "overrides": []}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(".*.partial.ipynb"): left.unlink() # by an attempt that was killed
         papermill.execute_notebook(
-            resource("pipeline", f"{name}.ipynb"), partial, parameters, kernel_name="python3", progress_bar=False,
-            stderr_file=sys.stderr, coalesce_streams=True, extra_arguments=list(KERNEL))
+            _literal(resource("pipeline", f"{name}.ipynb")), _literal(partial), parameters, kernel_name="python3",
+            progress_bar=False, stderr_file=sys.stderr, coalesce_streams=True, extra_arguments=list(KERNEL))
         os.replace(partial, target)
     except papermill.PapermillExecutionError as error:
         os.replace(partial, target)
@@ -88,10 +95,11 @@ def execute_missing(
     names:tuple[str, ...], # of STAGES
 ):
     "Execute these stages unless they are finished, with no other run in the same folder."
+    missing = lambda name: not run.finished(name) or not notebook_of(run, name).exists()
+    if not any(map(missing, names)): return # where nothing is to be done, nothing need be writable
     with alone(run):
         sweep(run.folder)
-        for name in names:
-            if not run.finished(name) or not notebook_of(run, name).exists(): execute(run, name)
+        for name in filter(missing, names): execute(run, name)
 
 # %% ../../nbs/7_runs/80_execution.ipynb #601888a2
 def prepare(

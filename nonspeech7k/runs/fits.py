@@ -24,7 +24,7 @@ from .building import learner_of, optimisation_of
 from .curves import tensorboard_curves
 from .features import open_clips, saved_moments, targets_of
 from .fitted import model_file, teacher_of
-from .folder import Run, add_seconds, known_run, log, require, stage, write_figures
+from .folder import Run, add_seconds, begin_beside_others, known_run, log, require, stage, write_figures
 from .together import fair_threads, launch
 from ..training.crossval import FoldPart, Study, final_plan, fit_part, fold_parts
 from ..training.devices import joined, ranks
@@ -105,6 +105,7 @@ def fit_fold(
     require(run, "3_training")
     part = next((part for part in fold_parts(run.manifest) if part.number == number), None)
     if part is None or run.finished("3_training") or model_file(run, part).exists(): return
+    begin_beside_others(run, "3_training")
     since = perf_counter()
     history = _fit_and_save(run, part, open_study(run), {}, lambda: None)
     write_json(_waiting_history(run, part), {"history": history, "seconds": perf_counter() - since})

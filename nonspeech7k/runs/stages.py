@@ -16,14 +16,14 @@ from ..evaluation.calibration import before_and_after
 from ..evaluation.comparison import spread_over_seeds
 from ..evaluation.predictions import write_predictions
 from ..files import read_json, write_bytes, write_json, write_text
-from ..inference.classifier import Classifier, save_classifier
+from ..inference.classifier import Classifier, describe, save_classifier
 from ..parts import RejectPart
 from .building import front_end_of
 from .corpus import explore
 from .features import measure, open_clips
 from .fits import train
 from .fitted import classifier_as_trained, model_file
-from .folder import Run, enter_run, require, stage, write_figures
+from .folder import Run, enter_run, require, seed_runs, stage, write_figures
 from .judgement import calibrated_predictions, calibration_for, calibration_of, judged, judged_logits, scaled_probabilities, speeds_of, study_of
 from .mistakes import Heard, judged_part, map_figure, mistakes_of
 from .page import judgement_figures, report_of
@@ -126,7 +126,10 @@ def _judge(run:Run, repeated:list[dict]) -> dict:
         judgement = ask(classifiers, clips, run.manifest, run.labels, run.labels_per_clip, recipe.reject)
         write_predictions(run.folder/"predictions.csv", judgement.predictions)
         _enter_calibration(classifiers, parts, judgement.calibration, recipe.reject)
-        for part in parts: save_classifier(classifiers[part.name], model_file(run, part))
+        asked = describe(run.labels, recipe.model_dump())["recipe"] # what only this stage reads may have changed since
+        for part in parts:
+            classifiers[part.name].configuration["recipe"] = asked
+            save_classifier(classifiers[part.name], model_file(run, part))
         lap()
         about = _about(run, classifiers[parts[-1].name], len(judgement.predictions))
         metrics = _metrics_of(judgement, run.manifest, run.labels, run.labels_per_clip, about,
@@ -140,8 +143,7 @@ def repetitions(
     run:Run,
 ) -> list[Run]: # one for each of the recipe's further seeds
     "The runs that repeat this one with other seeds, new or gone on with."
-    recipes = [run.recipe.model_copy(update={"seed": seed, "further_seeds": []}) for seed in run.recipe.further_seeds]
-    return [enter_run(recipe, run.folder/"seeds"/f"{recipe.seed}") for recipe in recipes]
+    return [enter_run(again.recipe, again.folder) for again in seed_runs(run)]
 
 # %% ../../nbs/7_runs/75_stages.ipynb #a1e0d811
 def complete(

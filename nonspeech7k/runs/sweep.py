@@ -87,19 +87,20 @@ def run_one(
     recipe:str|Path,
     folder:str|Path, # of this run
     changes:list[str], # 'key.path=value'
+    again:bool=False, # let the stages begin again that a change concerns
 ) -> dict: # macro_f1, std, accuracy, minutes; or problem
     "Run or go on with one combination; its cross-validated scores, or what stopped it."
-    try: cv, seconds = _scores(recipe, folder, changes)
+    try: cv, seconds = _scores(recipe, folder, changes, again)
     except (UserError, StageError) as error: return {"problem": str(error)}
     except Exception as error: return {"problem": f"unexpected {type(error).__name__}: {error}"}
     return {"macro_f1": cv["macro_f1"]["mean"], "std": cv["macro_f1"]["std"], "accuracy": cv["accuracy"]["mean"],
             "minutes": round(seconds / 60, 2), "problem": ""}
 
 # %% ../../nbs/7_runs/85_sweep.ipynb #2ecbfac3
-def _scores(recipe:str|Path, folder:str|Path, changes:list[str], starts:int=5) -> tuple[dict, float]:
+def _scores(recipe:str|Path, folder:str|Path, changes:list[str], again:bool=False, starts:int=5) -> tuple[dict, float]:
     "The scores on the folds and the seconds of a run, which is begun again where a kernel could not start."
     for left in reversed(range(starts)):
-        try: metrics = run_all(open_run(recipe, folder, changes))
+        try: metrics = run_all(open_run(recipe, folder, changes, again))
         except RuntimeError as error:
             if not left or "Kernel died before replying" not in str(error): raise
         else: return metrics["cv"], metrics["seconds"]["total"]
@@ -111,14 +112,14 @@ def _trial(config:dict):
     job = config["job"]
     os.environ.update(OMP_NUM_THREADS=str(job["threads"]), NONSPEECH7K_PROGRESS="off")
     os.chdir(job["place"]) # a recipe's paths are relative to where the command was given
-    order = job["recipe"], job["folder"], job["changes"]
+    order = job["recipe"], job["folder"], job["changes"], job["again"]
     tune.report(run_one(*order) if job["step"] is None else _one_step(*order, job["step"]))
 
 # %% ../../nbs/7_runs/85_sweep.ipynb #f4848ac6
-def _one_step(recipe:str, folder:str, changes:list[str], fold:int) -> dict:
+def _one_step(recipe:str, folder:str, changes:list[str], again:bool, fold:int) -> dict:
     "Prepare a run (fold 0) or train one of its folds; what stops it will also stop the run, and be told there."
     try:
-        run = open_run(recipe, folder, changes)
+        run = open_run(recipe, folder, changes, again)
         prepare(run) if fold == 0 else fit_fold(run, fold)
     except (UserError, StageError, RuntimeError) as error: return {"problem": str(error)}
     return {"problem": ""}
@@ -180,7 +181,7 @@ def _one_after_another(jobs:dict[str, dict], bar) -> dict[str, dict]:
     "The rows of runs that are executed in this process, by name."
     rows = {}
     for name, job in jobs.items():
-        rows[name] = run_one(job["recipe"], job["folder"], job["changes"])
+        rows[name] = run_one(job["recipe"], job["folder"], job["changes"], job["again"])
         bar.update()
     return rows
 
@@ -204,6 +205,7 @@ def sweep(
     workers:int=1, # runs side by side
     ray:str|None=None, # 'local', 'auto' or a cluster's address; None: 'local' where there are several workers
     folds_apart:bool=False, # with several workers: the folds of a run side by side, too
+    again:bool=False, # let the stages of runs begin again that a change concerns
 ) -> pd.DataFrame: # one row a combination: run, its keys, SCORES; best first
     "Run every combination that has not finished; the scores on the folds, also in the folder's sweep.csv."
     if workers < 1: raise UserError(f"--workers {workers}: must be 1 or more")
@@ -212,7 +214,7 @@ def sweep(
             for name, text in check_combinations(recipe, combinations(over), changes).items()}
     folder = sweep_folder(recipe, out, changes)
     jobs = {name: {"recipe": str(recipe), "folder": str(folder/name), "changes": _changes(changes, combination),
-                   "place": os.getcwd(), "step": None} for name, combination in found.items() if name not in rows}
+                   "place": os.getcwd(), "step": None, "again": again} for name, combination in found.items() if name not in rows}
     with progress(len(found), "sweep", unit="runs", initial=len(rows)) as bar:
         if workers > 1 or ray: rows |= _side_by_side(jobs, (folder/".tune").resolve(), workers, ray or "local", folds_apart, bar)
         else: rows |= _one_after_another(jobs, bar)
