@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.blocks import BLOCK, sound_blocks
 from ..evaluation.events import Event
 from ..files import UserError
 from .classifier import Classifier, for_inference, has_segments
-from .regions import BLOCK, Region, gated_blocks, runs, sound_blocks, sounding_regions, tidied
+from .regions import Region, gated_blocks, runs, sounding_regions, tidied
 from ..models.segments import segment_times
 
 # %% ../../nbs/6_inference/50_events.ipynb #1d78ef68
