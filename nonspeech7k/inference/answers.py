@@ -36,13 +36,13 @@ def _row(answer:dict) -> dict:
     if both: raise UserError(f"a class is called {both[0]!r}, as a column of the table is; write the answers as .jsonl")
     return {"path": escaped(answer["path"]), "label": label} | other | answer["probabilities"]
 
-# %% ../../nbs/6_inference/18_answers.ipynb #f9f38798
+# %% ../../nbs/6_inference/18_answers.ipynb #27e66494
 def answers_table(
     answers:list[dict], # as `predict` gives them
 ) -> pd.DataFrame: # path, label, what else was said, then the probability of each class
     "Answers as a table; raises `UserError` where a class is called like another column."
-    table = pd.DataFrame([_row(answer) for answer in answers])
-    classes = list(answers[0]["probabilities"]) if answers else []
+    if not answers: return pd.DataFrame({"path": [], "label": []}, dtype=str)
+    table, classes = pd.DataFrame([_row(answer) for answer in answers]), list(answers[0]["probabilities"])
     return table[[column for column in table if column not in classes] + classes]
 
 # %% ../../nbs/6_inference/18_answers.ipynb #dec4db76
