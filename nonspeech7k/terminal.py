@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'STOPPED', 'ENDING', 'settle_streams', 'say', 'say_sentence', 'let_go', 'forget_output', 'signals_heard',
-           'exit_code', 'refuse_place', 'refuse_start']
+           'exit_code']
 
 # %% ../nbs/9_cli/05_terminal.ipynb #ef28e719
 import errno
@@ -118,6 +118,13 @@ def _of_the_line(error:Exception, arguments:Sequence[str]) -> str:
     files = [argument for argument in arguments if argument.startswith("-") and len(argument) > 1 and os.path.lexists(argument)]
     return f"{sentence}, and write ./{files[0]} for the file of that name" if files else sentence
 
+# %% ../nbs/9_cli/05_terminal.ipynb #d999ce12
+def _as_given(sentence:str, arguments:Sequence[str]) -> str:
+    "A sentence in which the arguments stand in one line."
+    for argument in arguments:
+        if "\n" in argument: sentence = sentence.replace(argument, one_line(argument))
+    return sentence
+
 # %% ../nbs/9_cli/05_terminal.ipynb #8042952e
 def exit_code(
     error:BaseException, # that ended a command
@@ -134,31 +141,3 @@ def exit_code(
     if type(error).__name__ == "StageError": return say_sentence(str(error), 1)
     what = one_line(str(error))[:1000]
     return say_sentence(f"unexpected {type(error).__name__}: {what}; run again with --debug to see where", 1)
-
-# %% ../nbs/9_cli/05_terminal.ipynb #d999ce12
-def _as_given(sentence:str, arguments:Sequence[str]) -> str:
-    "A sentence in which the arguments stand in one line."
-    for argument in arguments:
-        if "\n" in argument: sentence = sentence.replace(argument, one_line(argument))
-    return sentence
-
-# %% ../nbs/9_cli/05_terminal.ipynb #2e7abe0d
-def refuse_place(
-    path:Path|None, # of a file that is going to be written; None: of none
-):
-    "Raise `UserError` where a file cannot be written, before the work rather than after it."
-    if path is None: return
-    if os.path.isdir(path): raise UserError(f"{path}: is a folder; name a file")
-    above = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
-    if not above.is_dir(): raise UserError(f"{above}: is a file, not a folder; choose another folder")
-    if not os.access(above, os.W_OK | os.X_OK): raise UserError(f"{path}: cannot be written into {above}; choose another folder")
-
-# %% ../nbs/9_cli/05_terminal.ipynb #86b9fe2f
-def refuse_start(
-    arguments:Sequence[str], # of the command
-):
-    "Raise `UserError` where no command can work: the folder that it stands in is gone, or an argument is none."
-    try: os.getcwd()
-    except OSError as error: raise UserError("the working folder is gone; change to one that is there, with cd") from error
-    odd = [argument for argument in arguments if "\0" in argument]
-    if odd: raise UserError(f"{one_line(odd[0])[:1000]}: holds a zero byte; correct it")

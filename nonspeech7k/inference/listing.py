@@ -20,9 +20,15 @@ from ..files import UserError
 from ..names import one_line
 from ..opening import open_regular
 
-# %% ../../nbs/6_inference/12_listing.ipynb #3e866a74
+# %% ../../nbs/6_inference/12_listing.ipynb #ec8bfe3d
+def _is_text(kind:pa.DataType) -> bool: # however it is stored
+    if pa.types.is_dictionary(kind): kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+# %% ../../nbs/6_inference/12_listing.ipynb #bb015ecd
 PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, NotImplementedError) # that reading a damaged file may end in
 
+# %% ../../nbs/6_inference/12_listing.ipynb #03ac07f7
 def _text_column(manifest:Path, schema:pa.Schema) -> str:
     "The column of paths; raises `UserError` where there is none, two, or one that holds no text."
     plain, there = [plain_header(name) for name in schema.names], one_line(", ".join(schema.names))[:300]
@@ -30,8 +36,7 @@ def _text_column(manifest:Path, schema:pa.Schema) -> str:
     if wanted is None: raise UserError(f"{manifest}: the column 'path' is missing (found: {there}); add it or rename one")
     if plain.count(wanted) > 1: raise UserError(f"{manifest}: two columns of paths (found: {there}); rename one of them")
     name, kind = schema.names[plain.index(wanted)], schema.types[plain.index(wanted)]
-    if pa.types.is_dictionary(kind): kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind): return name
+    if _is_text(kind): return name
     raise UserError(f"{manifest}: the column '{name[:100]}' holds {one_line(str(kind))[:100]}, not text; write the paths as text")
 
 # %% ../../nbs/6_inference/12_listing.ipynb #5f91c393
