@@ -6,7 +6,7 @@
 __all__ = ['app', 'RecipeName', 'Changes', 'Again', 'Model', 'options', 'main', 'run', 'demo', 'audit', 'DefaultsOfRecipe',
            'train', 'predict', 'tag', 'ensemble', 'export', 'events', 'explain', 'sweep', 'compare']
 
-# %% ../nbs/9_cli/10_cli.ipynb #0f01b416
+# %% ../nbs/9_cli/10_cli.ipynb #6a8d60f5
 import logging
 import os
 import sys
@@ -18,9 +18,9 @@ import typer
 from typer.core import TyperCommand
 
 from .files import UserError, write_json, write_text
+from .inference.typed import folder_and_table, refuse_answers_place, refuse_no_recording, refuse_place, refuse_start, say_left_out, without_keys
 from .names import json_line, one_line
 from .terminal import STOPPED, exit_code, forget_output, let_go, say, say_sentence, settle_streams, signals_heard
-from .typed import folder_and_table, refuse_answers_place, refuse_no_recording, refuse_place, refuse_start, say_left_out, without_keys
 
 # %% ../nbs/9_cli/10_cli.ipynb #7f65d230
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -42,7 +42,7 @@ def options(
 ):
     "Train, judge and use classifiers of human non-speech sounds."
 
-# %% ../nbs/9_cli/10_cli.ipynb #ddef71ed
+# %% ../nbs/9_cli/10_cli.ipynb #a5663bcf
 def _answered(given:list[str], heard:list[int]) -> int:
     "The exit code of a command; the numbers of signals that ended it are added to `heard`."
     with signals_heard(heard):
@@ -51,6 +51,7 @@ def _answered(given:list[str], heard:list[int]) -> int:
         sys.stdout.flush() # here, where an error of it can be said
     return code
 
+# %% ../nbs/9_cli/10_cli.ipynb #69abe778
 def _without_reader(say_it:Callable[..., int], code:int, *said:object) -> int: # what it returns, or the code where nobody reads
     "Say something on standard error, though nobody may read it."
     try: return say_it(*said)

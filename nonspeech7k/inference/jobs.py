@@ -53,7 +53,7 @@ def write_parts(
             bar.update(len(some))
     return clips, parts
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #09be4af9
+# %% ../../nbs/6_inference/15_jobs.ipynb #7ae4f59a
 @dataclass(frozen=True)
 class Job:
     "A corpus that is being labelled into a folder."
@@ -67,7 +67,7 @@ class Job:
 
     def file(self, kind:str, number:int) -> Path: return part_file(self.folder, kind, number)
 
-    def size(self, number:int) -> int: # clips of a part
+    def size(self, number:int) -> int: # clips of a part; the last one has what is left
         return min(self.part, self.clips - number*self.part)
 
     def paths(self, number:int) -> list[str]:
@@ -80,12 +80,13 @@ class Job:
         "Whether a part is done: its tags are written last."
         return os.path.lexists(self.file("tags", number))
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #e2a8c23f
+# %% ../../nbs/6_inference/15_jobs.ipynb #f60ff0b0
 def _job_from(folder:Path, model:Path, known:JobFile) -> Job:
     "The job that a folder's job.json describes; raises `UserError` where the list of clips is not whole."
     check_folders(folder, known.parts)
     return Job(folder, model, Path(unescaped(known.root)), tuple(known.labels), known.part, known.clips, known.parts)
 
+# %% ../../nbs/6_inference/15_jobs.ipynb #f0c66ac1
 def job_of_folder(
     folder:str|Path, # of a job
 ) -> Job: # its `model` is not known
@@ -102,13 +103,14 @@ def _column_labels(model:Path) -> list[str]:
     if taken: raise UserError(f"{model}: a class is called {taken[0]!r}, as a column of the answers is; rename it")
     return labels
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #09227a00
+# %% ../../nbs/6_inference/15_jobs.ipynb #78033957
 def _place(path:str|Path) -> Path:
     "A path that a person gave, absolute, with links and `~` followed; raises `UserError` where the system cannot."
     try: return Path(path).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error: # a circle of links, nobody's home, a zero byte
         raise UserError(f"{one_line(str(path))}: cannot be found ({one_line(str(error))[:200]}); correct it") from error
 
+# %% ../../nbs/6_inference/15_jobs.ipynb #6235e516
 def _root_of_clips(corpus:Path, root:str|Path|None) -> Path:
     "The folder that a corpus's paths are relative to."
     if not os.path.exists(corpus): raise UserError(f"{corpus}: no such folder or manifest")
