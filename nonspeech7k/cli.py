@@ -59,7 +59,7 @@ def _without_reader(say_it:Callable[..., int], code:int, *said:object) -> int: #
         let_go([sys.stdout, sys.stderr])
         return code
 
-# %% ../nbs/9_cli/10_cli.ipynb #0373c519
+# %% ../nbs/9_cli/10_cli.ipynb #65d54b38
 def main(
     arguments:list[str]|None=None, # without the program's name; None: those of the process
 ) -> int: # the exit code
@@ -72,7 +72,8 @@ def main(
     heard = []
     try: code = _answered(given, heard)
     except BaseException as error:
-        if isinstance(error, BrokenPipeError) and let_go([sys.stdout, sys.stderr]): return 0 # nobody reads on
+        hung_up = isinstance(error, BrokenPipeError) or isinstance(error, SystemExit) and error.code == 1 # click's word for it
+        if hung_up and let_go([sys.stdout, sys.stderr]): return 0 # nobody reads on
         if debug and not isinstance(error, SystemExit): raise
         code = _without_reader(exit_code, 2, error, given)
     if code == STOPPED:
