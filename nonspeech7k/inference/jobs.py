@@ -193,7 +193,7 @@ def _new_job(out:Path, corpus:Path, identity:dict) -> JobFile:
     write_job(out, known)
     return known
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #3e7b14e6
+# %% ../../nbs/6_inference/15_jobs.ipynb #acd2321e
 PART = 4096 # clips in a part: minutes of work for a core, seconds for a GPU
 
 def open_job(
@@ -204,8 +204,9 @@ def open_job(
     part:int|None=None, # clips in a part; None: PART in a new job
 ) -> Job:
     "The job of labelling a corpus; lists its clips once; raises `UserError` where the folder holds something else."
-    model, corpus, out = _place(model), _place(corpus), _place(out)
+    named, (model, corpus, out) = corpus, map(_place, (model, corpus, out))
     if part is not None and part < 1: raise UserError(f"--part {part}: must be 1 or more")
     identity = _job_identity(model, corpus, root)
     if os.path.lexists(out/"job.json"): return _job_from(out, model, _known_job(out, identity, part))
-    return _job_from(out, model, _new_job(out, corpus, identity | {"part": part or PART}))
+    named = Path(named).expanduser() # a link may be called like a manifest, and lead to a file that is not
+    return _job_from(out, model, _new_job(out, named, identity | {"part": part or PART}))
