@@ -290,7 +290,7 @@ def predict(
     from nonspeech7k.inference.classifier import load_classifier
     from nonspeech7k.inference.classifier import predict as answers
     refuse_answers_place(out)
-    files, kept, bad = find_sounds(places), [], []
+    files, kept, bad = find_sounds(places, lambda sentence: say(sentence, err=True)), [], []
     with _bar_beside_output(len(files)) as bar:
         for answer in answers(load_classifier(model), files):
             if isinstance(answer, BadClip): bad.append(one_line(str(answer)))

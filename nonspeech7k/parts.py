@@ -41,6 +41,8 @@ class CorpusPart(Part):
     table: str | None = None  # the CSV of layout `csv`
     columns: dict[str, str] = {}  # path, label, group, split, fold, duration: names in the CSV
     where: dict[str, str] = {}  # keep only rows whose column has this value
+    levels: str | None = None  # what each level of folders means: label, split, fold, group, skip, as in 'fold/label'; None: guessed
+    labels_from: Literal["folders", "table"] = "folders"  # table: a label in labels.csv counts for more than the folder
     labels: list[str] | None = None  # allowed class names; None: all that occur
     labels_per_clip: Literal["one", "several"] = "one"  # several: 'breath;cough'
     train_table: str | None = None  # Nonspeech7k's metadata of the training clips, where moved from its place

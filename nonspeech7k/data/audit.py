@@ -13,7 +13,10 @@ from textwrap import wrap
 
 import pandas as pd
 
+from .doubts import class_doubts, classes_line
 from .findings import class_counts, facts_per_class, same_sounds, shifts, sound_facts
+from .leftout import left_out, left_out_line, left_out_sentences
+from .levels import PROBABLY
 from .manifest import Corpus, paths
 from .measurements import examine
 
@@ -203,6 +206,7 @@ def fit_to_train(
     if broken:
         rows = _count_of(broken, "row or file").replace("row or files", "rows or files")
         skip = "" if found["problems"] else ", or set on_bad_clip: skip"
+        if any(PROBABLY in problem for problem in found["problems"]): rows = f"the folders may not be the classes, and {rows}"
         return {"answer": "not yet", "sentence": f"not yet: {rows} cannot be used; "
                                                  f"mend or remove {'it' if broken == 1 else 'them'}{skip}"}
     if warnings:
@@ -210,7 +214,16 @@ def fit_to_train(
                                                    "and nothing that stops a training"}
     return {"answer": "yes", "sentence": "yes: nothing was found that stands against it"}
 
-# %% ../../nbs/1_data/90_audit.ipynb #68798799
+# %% ../../nbs/1_data/90_audit.ipynb #bc2c197c
+def _not_taken(
+    corpus:Corpus, # its files, its manifest and its problems
+) -> dict: # of `left_out`, and sentence
+    "What lies below the root of a corpus and is neither a clip nor a problem, and a sentence on it."
+    named = {problem.file for problem in corpus.problems} if corpus.layout == "folders" else set()
+    found = left_out(corpus.root, named | set(corpus.manifest["path"]), max(1, corpus.level))
+    return found | {"sentence": left_out_line(found)}
+
+# %% ../../nbs/1_data/90_audit.ipynb #c9ba7a13
 def _unreadable_files(
     corpus:Corpus, # its files and its manifest
     errors:list[str], # one a clip, '' for good ones
@@ -222,7 +235,7 @@ def _unreadable_files(
 # %% ../../nbs/1_data/90_audit.ipynb #c389d767
 def _all_warnings(clips:pd.DataFrame, found:dict) -> list[str]: # of the manifest and the audit so far
     "All sentences about what is wrong, the gravest first."
-    return [*_split_warnings(clips, found), *_copy_warnings(found), *_class_warnings(found), *_sound_warnings(found),
+    return [*found["doubts"], *left_out_sentences(found["not_taken"], found["layout"] == "folders"), *_split_warnings(clips, found), *_copy_warnings(found), *_class_warnings(found), *_sound_warnings(found),
             *_shift_warnings(found)]
 
 # %% ../../nbs/1_data/90_audit.ipynb #410b96bb
@@ -240,6 +253,7 @@ def audit(
              "synthetic": corpus.synthetic, "clips": len(clips), "groups": groups, "grouped": groups < len(clips),
              "problems": [str(problem) for problem in corpus.problems], "problem_count": corpus.problem_count,
              "unreadable": _unreadable_files(corpus, clips["error"].tolist()),
+             "not_taken": _not_taken(corpus), "doubts": [*class_doubts(corpus), *corpus.notes],
              **class_counts(clips, corpus.labels, several), "classes": facts_per_class(clips, corpus.labels, several),
              **sound_facts(clips), **same_sounds(clips, folder), "shift": shifts(clips, several),
              "licence": licence(corpus)}
@@ -310,15 +324,18 @@ def _head_line(audit:dict) -> str: # of `audit`
                       _total_duration(audit["seconds"]["total"]),
                       f"layout {audit['layout']}"] + ["synthetic"] * audit["synthetic"])
 
-# %% ../../nbs/1_data/90_audit.ipynb #cfe9e632
+# %% ../../nbs/1_data/90_audit.ipynb #053e5539
 def audit_text(
     audit:dict, # of `audit`
 ) -> str: # lines of at most 100 columns
     "An audit as plain text for the terminal."
-    lines = [_head_line(audit), *wrap(f"fit to train on: {audit['fit']['sentence']}", 100), *_sound_lines(audit),
+    doubts = audit["doubts"]
+    lines = [_head_line(audit), *wrap(classes_line({label: row["clips"] for label, row in audit["classes"]["all"].items()}), 100),
+             *(part for doubt in doubts for part in wrap(f"doubt: {doubt}", 100, subsequent_indent="  ")),
+             *wrap(audit["not_taken"]["sentence"], 100), *wrap(f"fit to train on: {audit['fit']['sentence']}", 100), *_sound_lines(audit),
              *wrap(f"licence: {audit['licence']['sentence']}", 100), "", *_class_table(audit)]
     lines += _titled_list("train and test", [shift["sentence"] for shift in audit["shift"]])
-    lines += _titled_list("warnings" if audit["warnings"] else "", audit["warnings"])
+    lines += _titled_list("warnings", [sentence for sentence in audit["warnings"] if sentence not in doubts])
     lines += _titled_list(f"{_count_of(len(audit['unreadable']), 'file')} cannot be read",
                           [f"{clip['path']}: {clip['reason']}" for clip in audit["unreadable"]])
     lines += _titled_list(_count_of(audit["problem_count"], "problem"), audit["problems"], audit["problem_count"])

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['read_csv']
 
-# %% ../../nbs/1_data/40_csvtable.ipynb #7c681eec
+# %% ../../nbs/1_data/40_csvtable.ipynb #d50739da
 from pathlib import Path
 
 import pandas as pd
 
 from .finding import corpus_root, given_path
 from .manifest import MANIFEST, SEPARATOR, Corpus, Problem, classes_in, label_names, ordered_labels
+from .naming import one_name
 from .rows import Rows, corpus_of_rows, files_of_rows, manifest_columns, reject_untrained
 from .tables import USUAL_HEADERS, map_columns, read_table, rows_where
 
@@ -52,7 +53,7 @@ def _note_unused_classes(
                               f"no row has the class '{name}' of corpus.labels; correct or remove it there")
                       for table in rows.tables for name in labels if name not in named]
 
-# %% ../../nbs/1_data/40_csvtable.ipynb #dfd59d0f
+# %% ../../nbs/1_data/40_csvtable.ipynb #6ee48c11
 def read_csv(
     root:str|Path, # the folder that the table's paths start from
     table:str|Path, # CSV, relative to the root or to the working folder
@@ -69,7 +70,7 @@ def read_csv(
     tables = [map_columns(read, columns, ("path", "label"))] if read else []
     rows = Rows(rows_where(tables, where), tuple(USUAL_HEADERS), problems)
     files, label = files_of_rows(rows, "path", [root, path.parent], root), rows.frame["label"]
-    labels = None if labels is None else [str(name) for name in labels]
+    labels = None if labels is None else [one_name(str(name)) for name in labels]
     if labels_per_clip == "several": label = label.map(ordered_labels)
     _reject_unlabelled(rows, label, labels_per_clip)
     if labels:

@@ -19,10 +19,11 @@ from typing import BinaryIO
 
 from ..files import UserError
 
-# %% ../../nbs/1_data/18_csvtext.ipynb #812d7f85
+# %% ../../nbs/1_data/18_csvtext.ipynb #2b250528
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"),
           (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
 
+# %% ../../nbs/1_data/18_csvtext.ipynb #2aa84476
 def refuse_no_file(
     path:str|Path, # where a table is expected
     name:str, # of the table, for the error
@@ -39,9 +40,10 @@ def refuse_no_file(
         raise UserError(f"{name}: a table of {found.st_size / 1e9:,.1f} GB; at most {most / 1e9:,.1f} GB are read, "
                         "so divide it or keep the columns that are needed")
 
-# %% ../../nbs/1_data/18_csvtext.ipynb #d39a159b
+# %% ../../nbs/1_data/18_csvtext.ipynb #94046d8b
 MOST_OF_LINE = 1 << 20 # characters; a cell may be as long
 
+# %% ../../nbs/1_data/18_csvtext.ipynb #4775610c
 def _lines(
     file:BinaryIO, # from where it stands
     encoding:str, # of the text
@@ -56,7 +58,7 @@ def _lines(
             yield line
     finally: text.detach() # the file stays open
 
-# %% ../../nbs/1_data/18_csvtext.ipynb #cef4eea3
+# %% ../../nbs/1_data/18_csvtext.ipynb #1f1ff8fd
 def _is_utf8(
     line:bytes, # with or without accents
 ) -> bool:
@@ -65,6 +67,7 @@ def _is_utf8(
     except UnicodeDecodeError: return False
     return True
 
+# %% ../../nbs/1_data/18_csvtext.ipynb #42a46a24
 def _foreign_lines(
     file:BinaryIO, # the whole table
 ) -> tuple[list[bytes], int, bool]: # the first lines that are not UTF-8; how many; whether others have accents in UTF-8
@@ -90,9 +93,10 @@ def _like_windows(
     accents = sum(not letter.isascii() for word in words for letter in word)
     return max(map(len, runs)) <= 2 and 2 * accents <= sum(map(len, words)) + len(words)
 
-# %% ../../nbs/1_data/18_csvtext.ipynb #ef4378ef
+# %% ../../nbs/1_data/18_csvtext.ipynb #481a8ae1
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
+# %% ../../nbs/1_data/18_csvtext.ipynb #edab58f3
 def text_encoding(
     file:BinaryIO, # the whole table
 ) -> tuple[str, str]: # name of the encoding; 'strict', or 'surrogateescape' where some bytes do not fit
@@ -157,11 +161,12 @@ def _split_rows(
     except csv.Error as error: found.broken = last + 1, _why_broken(str(error))
     except ValueError as error: found.broken = last + 1, str(error)
 
-# %% ../../nbs/1_data/18_csvtext.ipynb #e409bccf
+# %% ../../nbs/1_data/18_csvtext.ipynb #a2e7d484
 def _chained(first:str, lines:Iterator[str]) -> Iterator[str]: # the header's line; those below it
     yield first
     yield from lines
 
+# %% ../../nbs/1_data/18_csvtext.ipynb #268cce67
 def _why_broken(error:str) -> str: # of the standard library's reader
     "Why a row could not be split, for people."
     if "field larger" in error: return f"a cell of more than {MOST_OF_LINE:,} characters, or quotes that do not match"
@@ -184,11 +189,12 @@ def open_rows(
     if encoding == "cp1252": found.note = _windows_note(path, name)
     return found
 
-# %% ../../nbs/1_data/18_csvtext.ipynb #bf6b99a7
+# %% ../../nbs/1_data/18_csvtext.ipynb #c952af70
 def _rows_of_file(path:str|Path, encoding:str, errors:str, found:CsvRows) -> Iterator[tuple[int, list[str]]]:
     "The rows of an open file."
     with open(path, "rb") as file: yield from _split_rows(_lines(file, encoding, errors), found)
 
+# %% ../../nbs/1_data/18_csvtext.ipynb #87da4e74
 def _windows_note(path:str|Path, name:str) -> str:
     "That a table was read as Windows-1252, with the first words that show whether that was right."
     with open(path, "rb") as file:

@@ -5,64 +5,55 @@
 # %% auto #0
 __all__ = ['read_folders']
 
-# %% ../../nbs/1_data/35_folders.ipynb #8a663fb1
+# %% ../../nbs/1_data/35_folders.ipynb #26f7c3fb
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .finding import AUDIO, NOT_A_FILE, corpus_root, find_files, given_path, is_audio, printable, walk
+from .finding import NOT_A_FILE, corpus_root, find_files, given_path, is_audio, printable, walk
+from .levels import Levels, guess_levels, read_levels
 from .manifest import MANIFEST, Corpus, Problem, list_problems
-from .naming import composed
+from .naming import one_name, split_name
 from .rows import Rows, corpus_of_rows, files_of_rows, lower_texts, manifest_columns, reject_untrained
 from .tables import USUAL_HEADERS, Table, map_columns, read_table, rows_where
 from ..files import UserError
 
-# %% ../../nbs/1_data/35_folders.ipynb #3be8f120
-_SPLIT_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing": "test"} # small letters → split
-
-def _refuse_validation_folder(
-    names:list[str], # of the folders at the top
-    root:Path, # of the corpus, for the error
-):
-    "Raises `UserError` at a validation folder."
-    for name in names:
-        if name.lower() in ("val", "valid", "validation", "dev"):
-            raise UserError(f"{root/name}: a validation split has no place here, folds take that part; "
-                            "move its clips to train")
-
-# %% ../../nbs/1_data/35_folders.ipynb #cf36debe
-def _folders_are_splits(
-    clips:list[str], # paths of audio files
-    root:Path, # of the corpus, for the error
-) -> bool:
-    """Whether the folders at the top are splits and not classes;
-    raises `UserError` at a validation folder beside them."""
-    parts = [path.split("/") for path in clips]
-    top = {part[0].lower(): part[0] for part in parts if len(part) > 1}
-    if not any(len(part) > 2 and part[0].lower() in _SPLIT_FOLDERS for part in parts): return False
-    _refuse_validation_folder(list(top.values()), root)
-    return set(top) <= set(_SPLIT_FOLDERS)
-
-# %% ../../nbs/1_data/35_folders.ipynb #c5c7afc0
+# %% ../../nbs/1_data/35_folders.ipynb #cc3e4612
 @dataclass(frozen=True, eq=False)
 class _ClassFolders:
     "What the class folders of a root say."
-    clips:pd.DataFrame # path, label and split of each clip, in the order of paths
-    problems:list[Problem] # audio that is in no class folder or is no file, and folders that are closed
+    clips:pd.DataFrame # path, label, split, fold and group of each clip, in the order of paths; '' where folders do not say
+    problems:list[Problem] # audio that is no file, folders that are closed, and levels that nobody can guess
+    stray:list[str] # paths of audio that is in no class folder
     classes:set[str] # names of the class folders, with those that are closed
+    levels:Levels # what each level of folders means
 
-# %% ../../nbs/1_data/35_folders.ipynb #5512e305
+# %% ../../nbs/1_data/35_folders.ipynb #9f1fe21b
+def _fold_number(
+    name:str, # of a folder: 'fold7'
+) -> str: # '' where there is none
+    "The last number in a name."
+    return next(iter(re.findall(r"\d{1,9}", name)[-1:]), "")
+
+# %% ../../nbs/1_data/35_folders.ipynb #414f72ae
 def _clips_in_folders(
     paths:list[str], # of the clips
-    depth:int, # folders above the class folder: 1 where they are splits
-) -> pd.DataFrame: # path, label, split
-    "The clips with the class and the split of their folders."
-    parts = [path.split("/") for path in paths]
-    columns = {"path": paths, "label": [composed(part[depth]) for part in parts],
-               "split": [_SPLIT_FOLDERS[part[0].lower()] if depth else "" for part in parts]}
+    words:tuple[str, ...], # what each level of folders means
+) -> pd.DataFrame: # path, label, split, fold, group
+    "The clips with what their folders say."
+    named = [{word: one_name(name) for word, name in zip(words, path.split("/")[:-1])} for path in paths]
+    sides = [split_name(names.get("split", "")) for names in named]
+    columns = {"path": paths, "label": [names["label"] for names in named],
+               "split": ["train" if side == "validation" else side for side in sides],
+               "fold": [_fold_number(names.get("fold", "")) for names in named], "group": [names.get("group", "") for names in named]}
     return pd.DataFrame(columns, dtype=object)
+
+# %% ../../nbs/1_data/35_folders.ipynb #e535edb4
+_STRAY = "it lies in no class folder; move it into one" # what is wrong with audio between the folders
 
 # %% ../../nbs/1_data/35_folders.ipynb #d7e5567d
 def _path_problems(
@@ -80,25 +71,64 @@ def _audio_below(
     entries = walk(root, closed=(closed := []))
     return [(path, is_file) for path, is_file in entries if is_audio(path)], closed
 
-# %% ../../nbs/1_data/35_folders.ipynb #efa56949
+# %% ../../nbs/1_data/35_folders.ipynb #9062fa7f
+def _told_problems(
+    clips:pd.DataFrame, # of `_clips_in_folders`
+    words:tuple[str, ...], # what each level of folders means
+) -> list[Problem]:
+    "Clips whose folders do not say what the recipe says they do."
+    problems = []
+    for word, sentence in (("split", "the folder of its split is called neither train nor test; rename it"),
+                           ("fold", "the folder of its fold has no number from 1 on in its name; rename it")):
+        if word not in words: continue
+        wrong = clips["path"][(clips[word] == "") | ((clips[word].str.strip("0") == "") & (word == "fold"))]
+        problems += _path_problems(list(wrong), sentence)
+    return problems
+
+# %% ../../nbs/1_data/35_folders.ipynb #ec6b99e5
+def _validation_notes(
+    paths:list[str], # of the clips
+    words:tuple[str, ...], # what each level of folders means
+) -> list[str]:
+    "A sentence about validation splits that were told to be read."
+    level = words.index("split") if "split" in words else len(words)
+    names = sorted({path.split("/")[level] for path in paths if path.count("/") > level})
+    odd = [name for name in names if split_name(name) == "validation"] if level < len(words) else []
+    return [f"the folder {', '.join(odd)} counts as train, since folds take the part of validation"] * bool(odd)
+
+# %% ../../nbs/1_data/35_folders.ipynb #ca175d35
+def _merged_notes(
+    paths:list[str], # of the clips
+    level:int, # how many folders stand above the class folders
+) -> list[str]:
+    "Sentences about folders that are read as one class."
+    spelled = {}
+    for name in sorted({path.split("/")[level] for path in paths}): spelled.setdefault(one_name(name), []).append(name)
+    return [f"the folders {', '.join(map(repr, names))} are one name in {len(names)} spellings, so one class: '{name}'; move the clips into one"
+            for name, names in spelled.items() if len(names) > 1]
+
+# %% ../../nbs/1_data/35_folders.ipynb #5f4503c3
 def _read_class_folders(
     root:Path, # of the corpus
+    told:str|None=None, # what each level of folders means: 'fold/label'; None: guessed
 ) -> _ClassFolders:
     "The clips in the class folders of a root, and audio that is in none or is no file."
     found, closed = _audio_below(root)
     text = [(path, is_file) for path, is_file in found if printable(path) == path]
-    depth = int(_folders_are_splits([path for path, _ in text], root))
-    clips = [path for path, is_file in text if is_file]
+    levels = read_levels(told) if told else guess_levels([path for path, _ in text])
+    clips = [path for path, is_file in text if is_file and path.partition("/")[0] not in levels.passed]
+    inside = [path for path in clips if path.count("/") > levels.label]
+    table = _clips_in_folders(inside, levels.words)
     problems = [*closed, *_path_problems([path for path, is_file in text if not is_file], NOT_A_FILE),
-                *_path_problems([path for path, _ in found if printable(path) != path],
-                                "the name is not UTF-8; rename it"),
-                *_path_problems([path for path in clips if path.count("/") <= depth],
-                                "it lies in no class folder; move it into one")]
-    table = _clips_in_folders([path for path in clips if path.count("/") > depth], depth)
-    hidden = {composed(name) for problem in closed for name in problem.file.split("/")[depth:depth + 1]}
-    return _ClassFolders(table, problems, hidden | set(table["label"]))
+                *_path_problems([path for path, _ in found if printable(path) != path], "the name is not UTF-8; rename it"),
+                *(_told_problems(table, levels.words) if told else ()),
+                *(Problem(folder, None, None, sentence) for folder, sentence in levels.problems)]
+    hidden = {one_name(name) for problem in closed for name in problem.file.split("/")[levels.label:levels.label + 1]}
+    notes = (*levels.notes, *_merged_notes(inside, levels.label), *_validation_notes(inside, levels.words))
+    levels = Levels(levels.words, notes, levels.problems, levels.passed)
+    return _ClassFolders(table, problems, [path for path in clips if path.count("/") <= levels.label], hidden | set(table["label"]), levels)
 
-# %% ../../nbs/1_data/35_folders.ipynb #a2a40dc4
+# %% ../../nbs/1_data/35_folders.ipynb #9111b674
 def _reject_disagreeing(
     rows:Rows, # of the table
     column:str, # 'label' or 'split'
@@ -107,60 +137,91 @@ def _reject_disagreeing(
     folder:list[str], # what the folder of each row says, empty where there is none
 ):
     "Rejects rows that say something else than the folder of their file."
+    way_out = "; move the file, or set corpus.labels_from: table" if column == "label" else "; move the file, or correct the table"
     rows.reject([word in known and of not in ("", word) for word, of in zip(given, folder)], column,
-                lambda row: f"'{given[row]}' and the folder '{folder[row]}' disagree")
+                lambda row: f"'{given[row]}' and the folder '{folder[row]}' disagree{way_out}")
 
-# %% ../../nbs/1_data/35_folders.ipynb #fc376ff9
-def _reject_other_folders(
+# %% ../../nbs/1_data/35_folders.ipynb #6c32c40f
+def _labels_by_table(
+    rows:Rows, # of the table
+    files:list[str], # path of each row
+    folder:list[str], # what the folder of each row says, empty where there is none
+) -> list[str]: # label of each row
+    "The label of the table, where it has one, else of the folder; rejects rows that have neither."
+    labels = [given or of for given, of in zip(rows.frame["label"], folder)]
+    rows.reject([path != "" and not label for path, label in zip(files, labels)], "label",
+                lambda row: f"{files[row]}: there is no label, and it lies in no class folder; fill it in or move it into one")
+    return labels
+
+# %% ../../nbs/1_data/35_folders.ipynb #2d00f216
+def _labels_by_folder(
+    rows:Rows, # of the table
+    files:list[str], # path of each row
+    folder:list[str], # what the folder of each row says, empty where there is none
+    classes:set[str], # names of the class folders
+) -> list[str]: # label of each row
+    "The label of each row's folder; rejects rows of files outside the class folders, and labels that are not their folder's."
+    given = [of if name.casefold() == of.casefold() else name for name, of in zip(rows.frame["label"], folder)]
+    rows.reject([path != "" and not of for path, of in zip(files, folder)], "path",
+                lambda row: f"{files[row]}: {_STRAY}")
+    rows.reject([name != "" and name not in classes for name in given], "label",
+                lambda row: f"unknown class: '{given[row]}' is no folder here; correct it, or set corpus.labels_from: table")
+    _reject_disagreeing(rows, "label", classes, given, folder)
+    return folder
+
+# %% ../../nbs/1_data/35_folders.ipynb #b0077da9
+def _rows_with_folders(
     rows:Rows, # of the table
     files:list[str], # path of each row
     folders:_ClassFolders, # of the root
-) -> tuple[list[str], list[str]]: # label and split of each row by its folder
-    "Rejects rows of files outside the class folders, and labels or splits that are not their folder's."
-    clips, classes = folders.clips, folders.classes
-    labels, splits = (dict(zip(clips["path"], clips[name])) for name in ("label", "split"))
-    folder, side = [labels.get(path, "") for path in files], [splits.get(path, "") for path in files]
-    given, split = [composed(name) for name in rows.frame["label"]], list(lower_texts(rows.frame["split"]))
-    rows.reject([path != "" and path not in labels for path in files], "path",
-                lambda row: f"{files[row]}: it lies in no class folder; move it into one")
-    rows.reject([name != "" and name not in classes for name in given], "label",
-                lambda row: f"unknown class: '{given[row]}' is no folder here")
-    _reject_disagreeing(rows, "label", classes, given, folder)
-    _reject_disagreeing(rows, "split", set(_SPLIT_FOLDERS), split, side)
-    return folder, side
+    labels_from:str, # 'folders' or 'table'
+) -> tuple[list[str], list[str]]: # label and split of each row
+    "What folders and table say of each row together; fold and group of the folders are filled in where the table has none."
+    said = {name: dict(zip(folders.clips["path"], folders.clips[name])) for name in ("label", "split", "fold", "group")}
+    of = {name: [known.get(path, "") for path in files] for name, known in said.items()}
+    for name in ("fold", "group"):
+        if any(of[name]): rows.frame[name] = [given or other for given, other in zip(rows.frame[name], of[name])]
+    _reject_disagreeing(rows, "split", {"train", "test"}, list(lower_texts(rows.frame["split"])), of["split"])
+    if labels_from == "table": return _labels_by_table(rows, files, of["label"]), of["split"]
+    return _labels_by_folder(rows, files, of["label"], folders.classes), of["split"]
 
-# %% ../../nbs/1_data/35_folders.ipynb #1e1fce22
+# %% ../../nbs/1_data/35_folders.ipynb #637fa27d
 def _clips_without_row(
     root:Path, # of the corpus
     table:Table, # beside the class folders
     clips:pd.DataFrame, # from the class folders
 ) -> list[Problem]:
     "A problem for each clip that the table does not mention."
-    found = find_files([name.replace("\\", "/") for name in table.frame["path"]], [root], root)
+    found = find_files(list(table.frame["path"]), [root], root)
     without = sorted(set(clips["path"]) - {path for path, _ in found})
     return list_problems(without, lambda clip: Problem(
         table.name, None, None, f"no row for {clip}; add one or remove the file"))
 
-# %% ../../nbs/1_data/35_folders.ipynb #e05a4118
+# %% ../../nbs/1_data/35_folders.ipynb #aadaf524
 def _corpus_with_table(
     root:Path, # of the corpus
     path:Path, # of the table
     folders:_ClassFolders, # of the root
-    columns:dict|None, # part of the manifest → header
-    where:dict|None, # column → value or values: keep these rows only
+    columns:dict|None=None, # part of the manifest → header
+    where:dict|None=None, # column → value or values: keep these rows only
+    labels_from:str="folders", # or 'table', whose labels then count for more than the folders
 ) -> Corpus:
     "The clips of class folders, with what a table says about them."
     table, found = read_table(path, root)
     tables = [map_columns(table, columns, ("path",))] if table else []
     for mapped in tables: found += _clips_without_row(root, mapped, folders.clips)
     rows = Rows(rows_where(tables, where), tuple(USUAL_HEADERS), folders.problems + found)
+    rows.notes += folders.levels.notes
     files = files_of_rows(rows, "path", [root], root)
-    label, side = _reject_other_folders(rows, files, folders)
+    label, side = _rows_with_folders(rows, files, folders, labels_from)
+    stray = sorted(set(folders.stray) - (set(files) if labels_from == "table" else set()))
+    rows.problems += _path_problems(stray, _STRAY)
     parts = manifest_columns(rows, files)
     parts["split"] = [of or given for of, given in zip(side, parts["split"])]
     reject_untrained(rows, label, parts["split"], "path")
     return corpus_of_rows(root, "folders", rows, parts | {"label": label},
-                          [name for name in rows.frame if name not in MANIFEST], sorted(set(label)))
+                          [name for name in rows.frame if name not in MANIFEST], sorted(set(label) - {""}),
+                          level=folders.levels.label + 1)
 
 # %% ../../nbs/1_data/35_folders.ipynb #cbb1f0f9
 def _untrained_classes(
@@ -170,36 +231,50 @@ def _untrained_classes(
     trained = set(clips.loc[clips["split"] != "test", "label"])
     return sorted(set(clips["label"]) - trained) if trained else []
 
-# %% ../../nbs/1_data/35_folders.ipynb #83b2420e
+# %% ../../nbs/1_data/35_folders.ipynb #17a66ad5
 def _corpus_without_table(
     root:Path, # of the corpus
     folders:_ClassFolders, # of the root
 ) -> Corpus:
     "The clips of class folders, each in a group of its own."
     clips, untrained = folders.clips, _untrained_classes(folders.clips)
-    problems = folders.problems + [Problem(f"test/{label}", None, None,
-        f"unknown class: '{label}' has no clip to train on; add some or remove the folder") for label in untrained]
-    rows = Rows([Table("", clips[~clips["label"].isin(untrained)], {})], (), problems)
-    columns = dict(path=rows.frame["path"], label=rows.frame["label"], group=rows.frame["path"],
-                   split=rows.frame["split"], fold=0, duration=np.nan)
-    return corpus_of_rows(root, "folders", rows, columns, [], sorted(set(clips["label"])))
+    problems = folders.problems + _path_problems(folders.stray, _STRAY) + [
+        Problem(f"test/{label}", None, None, f"unknown class: '{label}' has no clip to train on; add some or remove the folder")
+        for label in untrained]
+    rows = Rows([Table("", clips[~clips["label"].isin(untrained)], {}, folders.levels.notes)], (), problems)
+    path, frame = rows.frame["path"], rows.frame
+    columns = dict(path=path, label=frame["label"], group=frame["group"].where(frame["group"] != "", path), split=frame["split"],
+                   fold=frame["fold"].replace("", "0").astype(int).to_numpy(), duration=np.nan)
+    return corpus_of_rows(root, "folders", rows, columns, [], sorted(set(clips["label"])), level=folders.levels.label + 1)
 
-# %% ../../nbs/1_data/35_folders.ipynb #345e560c
+# %% ../../nbs/1_data/35_folders.ipynb #69471754
+def _labels_table(
+    root:Path, # of the corpus
+) -> Path|None: # None where there is none
+    "What stands at labels.csv, in capitals or not, whatever it is; another suffix for a table will do."
+    with os.scandir(root) as entries: names = sorted(entry.name for entry in entries)
+    found = [name for wanted in ("labels.csv", "labels.tsv") for name in names if name.lower() == wanted]
+    if len(found) > 1: raise UserError(f"{root}: more than one table ({', '.join(found)}); keep one, or name it as corpus.table")
+    return root/found[0] if found else None
+
+# %% ../../nbs/1_data/35_folders.ipynb #8f60cf61
 def read_folders(
     root:str|Path, # a folder for each class, or train/ and test/ with such folders
     table:str|Path|None=None, # CSV with groups and more; labels.csv of the root where it exists
     columns:dict|None=None, # part of the manifest → header in that CSV
     where:dict|None=None, # column → value or values: keep these rows of the CSV only
-) -> Corpus: # labels in the order of the alphabet; group = path where no table gives one
+    levels:str|None=None, # what each level of folders means: 'fold/label', of label, split, fold, group, skip; None: guessed
+    labels_from:str="folders", # or 'table', whose labels then count for more than the folders
+) -> Corpus: # labels in the order of the alphabet; group = path where nothing gives one
     """The clips of class folders, and what a table says about them;
     raises `UserError` where there is no such folder."""
     root = corpus_root(root)
-    folders = _read_class_folders(root)
-    if not len(folders.clips) and not folders.problems:
-        raise UserError(f"{root}: no folder with audio files in it ({', '.join(AUDIO)}); make one for each class")
-    path = given_path(table, root, "table") if table else root/"labels.csv"
-    if table or path.exists(): return _corpus_with_table(root, path, folders, columns, where)
-    if where or columns:
-        raise UserError(f"{root}: there is no labels.csv for corpus.{'where' if where else 'columns'}; "
-                        "add it or remove the key")
+    folders = _read_class_folders(root, levels)
+    if not len(folders.clips) and not folders.problems and not folders.stray:
+        raise UserError(f"{root}: no folder with audio files in it (.wav, .flac, .mp3, …); make one for each class")
+    path = given_path(table, root, "table") if table else _labels_table(root)
+    if path: return _corpus_with_table(root, path, folders, columns, where, labels_from)
+    keys = {"where": where, "columns": columns, "labels_from": labels_from == "table"}
+    for key in [key for key, given in keys.items() if given]:
+        raise UserError(f"{root}: there is no labels.csv for corpus.{key}; add it or remove the key")
     return _corpus_without_table(root, folders)

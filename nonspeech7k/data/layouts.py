@@ -5,30 +5,30 @@
 # %% auto #0
 __all__ = ['LAYOUTS', 'SETTINGS', 'read_corpus']
 
-# %% ../../nbs/1_data/50_layouts.ipynb #4baae4d9
+# %% ../../nbs/1_data/50_layouts.ipynb #97725c70
 from pathlib import Path
 
 from .csvtable import read_csv
 from .esc50 import esc50_table, read_esc50
-from .finding import AUDIO, corpus_root, is_audio, walk
+from .finding import corpus_root, is_audio, walk
 from .folders import read_folders
 from .manifest import Corpus
 from .nonspeech7k import nonspeech7k_tables, read_nonspeech7k
 from ..files import UserError
 
-# %% ../../nbs/1_data/50_layouts.ipynb #5c0788c8
+# %% ../../nbs/1_data/50_layouts.ipynb #66b61b26
 LAYOUTS = ("auto", "nonspeech7k", "esc50", "folders", "csv") # as recipes call them; 'auto' recognises the layout
 _LAYOUT_READERS = { # layout → its reader, and the settings that it takes
     "nonspeech7k": (read_nonspeech7k, ("where", "train_table", "test_table", "train_audio", "test_audio")),
     "esc50": (read_esc50, ("where",)),
-    "folders": (read_folders, ("table", "columns", "where")),
+    "folders": (read_folders, ("table", "columns", "where", "levels", "labels_from")),
     "csv": (read_csv, ("table", "columns", "where", "labels", "labels_per_clip"))}
 
-# %% ../../nbs/1_data/50_layouts.ipynb #b831b04b
-SETTINGS = ("table", "columns", "where", "labels", "labels_per_clip",
+# %% ../../nbs/1_data/50_layouts.ipynb #af4b9af2
+SETTINGS = ("table", "columns", "where", "levels", "labels_from", "labels", "labels_per_clip",
             "train_table", "test_table", "train_audio", "test_audio") # of all layouts, as recipes call them
 
-# %% ../../nbs/1_data/50_layouts.ipynb #0e95c2bc
+# %% ../../nbs/1_data/50_layouts.ipynb #c9f6cd10
 def _given_settings(
     settings:dict, # by the names of `SETTINGS`
 ) -> dict: # in the order of `SETTINGS`
@@ -36,15 +36,17 @@ def _given_settings(
     for key in settings:
         if key not in SETTINGS: raise TypeError(f"read_corpus() got an unexpected keyword argument '{key}'")
     given = {key: settings[key] for key in SETTINGS if settings.get(key)}
-    if given.get("labels_per_clip") == "one": del given["labels_per_clip"]
+    for key, usual in (("labels_per_clip", "one"), ("labels_from", "folders")):
+        if given.get(key) == usual: del given[key]
     return given
 
-# %% ../../nbs/1_data/50_layouts.ipynb #3923e157
+# %% ../../nbs/1_data/50_layouts.ipynb #3a91a006
 def _recognise_layout(
     root:Path, # of the corpus
     given:dict, # the settings that say something
 ) -> str: # one of `LAYOUTS`
     "The layout of a root; raises `UserError` that says what was looked for."
+    if "levels" in given or "labels_from" in given: return "folders"
     if "table" in given: return "csv"
     complete, near = nonspeech7k_tables(root)
     if complete or "train_table" in given or "test_table" in given: return "nonspeech7k"
@@ -53,14 +55,14 @@ def _recognise_layout(
     entries = walk(root, closed=(closed := []))
     if any(is_audio(path) and "/" in path for path, _ in entries) or closed: return "folders"
     raise UserError(f"{root}: no layout recognised. Looked for a CSV with Filename and Class ID (nonspeech7k), "
-                    f"meta/esc50.csv (esc50) and folders with audio files ({', '.join(AUDIO)}); "
+                    f"meta/esc50.csv (esc50) and folders with audio files (.wav, .flac, .mp3, …); "
                     "correct corpus.root, or name your table as corpus.table")
 
-# %% ../../nbs/1_data/50_layouts.ipynb #67220a89
+# %% ../../nbs/1_data/50_layouts.ipynb #071d8e85
 def read_corpus(
     root:str|Path, # the folder of the recordings
     layout:str="auto", # one of `LAYOUTS`
-    # table, columns (csv, folders) · where (all) · labels, labels_per_clip (csv) ·
+    # table, columns (csv, folders) · where (all) · levels, labels_from (folders) · labels, labels_per_clip (csv) ·
     # train_table, test_table, train_audio, test_audio (nonspeech7k), as the layout's reader describes them
     **settings:str|Path|dict|list|None,
 ) -> Corpus: # with its problems; `check_corpus` raises them

@@ -13,12 +13,13 @@ from pathlib import Path, PurePath
 from .finding import file_or_folder, is_audio, is_system_folder, printable, walk, walk_sounds
 from .formats import HEADERLESS, NEEDS_PYAV, NO_SOUND, why_not
 
-# %% ../../nbs/1_data/16_leftout.ipynb #461b456e
+# %% ../../nbs/1_data/16_leftout.ipynb #93c51ad0
 _BEGINNINGS = ( # of files: where, bytes, suffix
     (8, b"WAVE", ".wav"), (0, b"fLaC", ".flac"), (0, b"OggS", ".ogg"), (8, b"AIF", ".aiff"), (0, b"caff", ".caf"), (0, b"ID3", ".mp3"),
     (0, b"\xff\xfb", ".mp3"), (0, b".snd", ".au"), (0, b"#!AMR", ".amr"), (4, b"ftypM4A", ".m4a"), (4, b"ftyp3g", ".3gp"),
     (0, b"riff\x2e\x91", ".w64"), (0, b"\x1aE\xdf\xa3", ".mka"), (0, b"NIST_1A", ".sph"))
 
+# %% ../../nbs/1_data/16_leftout.ipynb #b5595929
 def sound_suffix(
     path:str|Path, # of a file
 ) -> str: # '.wav', or '' where it does not begin as sound does, or cannot be read
@@ -28,12 +29,14 @@ def sound_suffix(
     except OSError: return ""
     return next((suffix for at, mark, suffix in _BEGINNINGS if start[at:at + len(mark)] == mark), "")
 
-# %% ../../nbs/1_data/16_leftout.ipynb #a724f2b8
+# %% ../../nbs/1_data/16_leftout.ipynb #b3c99449
 MOST_OPENED = 2000 # files whose first bytes are read
 
+# %% ../../nbs/1_data/16_leftout.ipynb #3ca905b0
 def _suffix(path:str) -> str: # of a file; '(none)' where there is none
     return printable(PurePath(path).suffix.lower())[:20] or "(none)"
 
+# %% ../../nbs/1_data/16_leftout.ipynb #5a7bbe0b
 def _misnamed(
     root:Path, # of the corpus
     others:list[str], # paths of files that are not called like sound
@@ -107,13 +110,14 @@ def left_out(
             "misnamed": misnamed, "others": count(path for path in others if path not in misnamed and path not in bare),
             "passed": _sounds_passed_by(root, passed), "folders": _empty_folders(root, files, taken, level)}
 
-# %% ../../nbs/1_data/16_leftout.ipynb #0cc6a50f
+# %% ../../nbs/1_data/16_leftout.ipynb #ef31a11e
 def _counted(counts:dict[str, int]) -> str: # suffix → files
     "'12 .raw and 3 .gsm files'."
     parts = [f"{count:,} {suffix}" if suffix != "(none)" else f"{count:,} without a suffix" for suffix, count in counts.items()]
     few = parts if len(parts) <= 6 else [*parts[:5], f"{sum(list(counts.values())[5:]):,} others"]
     return ", ".join(few[:-1]) + " and " * (len(few) > 1) + few[-1] + (" file" if sum(counts.values()) == 1 else " files")
 
+# %% ../../nbs/1_data/16_leftout.ipynb #f949919b
 def _maybe_sound(counts:dict[str, int]) -> bool: # suffix → files
     "Whether any of some files may be sound."
     return any(suffix not in NO_SOUND for suffix in counts)
@@ -152,14 +156,14 @@ def left_out_sentences(
                          f"as sound does and {'is' if len(wrong) == 1 else 'are'} not called so: {few}; give the suffix")
     return sentences + (_folder_sentences(found["folders"]) if classes else [])
 
-# %% ../../nbs/1_data/16_leftout.ipynb #472c1cf2
+# %% ../../nbs/1_data/16_leftout.ipynb #1965a839
 def left_out_line(
     found:dict, # of `left_out`
-) -> str: # 'left out: 12 .txt and 1 .csv files; 3 sounds in #recycle'; '' where there is nothing
+) -> str: # 'left out: 12 .txt and 1 .csv files; 2 .wav files of sound in no row; 3 sounds in #recycle'; '' where there is nothing
     "What is not taken, in one line."
     kinds = Counter(found["others"]) + Counter(found["headerless"]) + Counter(map(_suffix, found["misnamed"]))
     parts = [_counted(dict(kinds.most_common()))] if kinds else []
-    if found["sounds"]: parts.append(f"{_counted(found['sounds'])} in no row that is used")
+    if found["sounds"]: parts.append(f"{_counted(found['sounds'])} of sound in no row")
     for name, count in list(found["passed"].items())[:5]:
         sounds = "sound" if count == 1 else "sounds"
         parts.append(f"{count:,} hidden {sounds}" if name == "(hidden)" else f"{count:,} {sounds} in {name}")

@@ -97,7 +97,7 @@ def each_label(
     if labels_per_clip == "one": return manifest
     return manifest.assign(label=manifest["label"].str.split(SEPARATOR)).explode("label")
 
-# %% ../../nbs/1_data/10_manifest.ipynb #53ab7560
+# %% ../../nbs/1_data/10_manifest.ipynb #9d50f3f2
 MANIFEST = ("path", "label", "group", "split", "fold", "duration") # the manifest's first columns
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +109,8 @@ class Corpus:
     manifest:pd.DataFrame # columns of `MANIFEST`, then the extra ones as text; sorted by path
     problems:tuple[Problem, ...] # in the order of file and line; the last of a long row of them speaks for many
     labels_per_clip:str = "one" # or 'several': 'breath;cough' in the manifest's column
+    notes:tuple[str, ...] = () # how it was read, where that is not plain: sentences for the audit
+    level:int = 0 # of the folders that are the classes, 1 at the top; 0 where a table says the classes
 
     @property
     def synthetic(self) -> bool:

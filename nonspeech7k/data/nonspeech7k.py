@@ -42,7 +42,9 @@ _NONSPEECH7K_COLUMNS = { # plain header → name of the column
     "augmentationid": "augmentation_id", "augmentid": "augmentation_id",
     "augmentationtype": "augmentation_type", "augmenttype": "augmentation_type"}
 
-# %% ../../nbs/1_data/25_nonspeech7k.ipynb #26186a41
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #ece5f1c4
+_ONLY_HERE = set(_NONSPEECH7K_COLUMNS) - {"filename", "source", "duration"} # many tables of one's own have these
+
 def _likeness(
     path:Path, # of a CSV
 ) -> str: # 'complete', 'near' or ''
@@ -50,7 +52,8 @@ def _likeness(
     header, needed = plain_headers(path), {"filename", "classid"}
     if header is None: return "near" if _split_in_name(path.name) else ""
     if needed <= header: return "complete"
-    return "near" if needed & header and len(header & set(_NONSPEECH7K_COLUMNS)) > 1 else ""
+    known, own = header & set(_NONSPEECH7K_COLUMNS), header & _ONLY_HERE
+    return "near" if ("classid" in known and len(known) > 1) or ("filename" in known and len(own) > 1) else ""
 
 # %% ../../nbs/1_data/25_nonspeech7k.ipynb #ee038238
 def nonspeech7k_tables(

@@ -6,7 +6,7 @@
 __all__ = ['find_sounds', 'read_as_kept', 'read_batches']
 
 # %% ../../nbs/1_data/78_reading.ipynb #38482cf4
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -19,19 +19,22 @@ from ..files import UserError
 # %% ../../nbs/1_data/78_reading.ipynb #11cf72f2
 def find_sounds(
     places:list[str|Path], # sound files, and folders to be searched
+    tell:Callable[[str], None]=lambda sentence: None, # takes a sentence on what a folder holds that may be sound and is not taken
 ) -> list[Path]: # a folder's files in order of their names
     "The sound files meant by files and folders; raises `UserError` where a place is missing or holds none."
     files = []
     for place in map(Path, places):
         if not place.exists(): raise UserError(f"{place}: no such file or folder")
-        files += _sounds_of_folder(place) if place.is_dir() else [place]
+        files += _sounds_of_folder(place, tell) if place.is_dir() else [place]
     return files
 
 # %% ../../nbs/1_data/78_reading.ipynb #478d42f3
-def _sounds_of_folder(folder:Path) -> list[Path]:
-    from nonspeech7k.data.finding import AUDIO, sound_files  # comes with pandas, slow to import for a single file
-    files = sound_files(folder)
-    if not files: raise UserError(f"{folder}: holds no sound files ({', '.join(sorted(AUDIO))})")
+def _sounds_of_folder(folder:Path, tell:Callable[[str], None]) -> list[Path]:
+    from nonspeech7k.data.finding import sound_files  # comes with pandas, slow to import for a single file
+    from nonspeech7k.data.leftout import passed_by
+    files, passed = sound_files(folder), passed_by(folder)
+    if not files: raise UserError(passed or f"{folder}: holds no sound files (.wav, .flac, .mp3, …)")
+    if passed: tell(passed)
     return files
 
 # %% ../../nbs/1_data/78_reading.ipynb #15246de4

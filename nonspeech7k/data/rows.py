@@ -6,7 +6,7 @@
 __all__ = ['Rows', 'reject_duplicates', 'whole_numbers', 'durations', 'not_a', 'folds', 'labels_of_ids', 'reject_untrained',
            'reject_absent', 'files_of_rows', 'lower_texts', 'manifest_columns', 'corpus_of_rows']
 
-# %% ../../nbs/1_data/22_rows.ipynb #047a2584
+# %% ../../nbs/1_data/22_rows.ipynb #bf57fa76
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import compress
@@ -18,9 +18,22 @@ from numpy.typing import ArrayLike
 
 from .finding import find_files
 from .manifest import MANIFEST, SEPARATOR, Corpus, Problem, classes_in, each_label, list_problems
+from .naming import one_name, one_spelling
 from .tables import Table
 
-# %% ../../nbs/1_data/22_rows.ipynb #d32fefef
+# %% ../../nbs/1_data/22_rows.ipynb #92b0caad
+_PATHS = ("path", "filename") # columns of files, as readers call them
+
+def _even_names(
+    frame:pd.DataFrame, # text
+) -> pd.DataFrame:
+    "The frame with its names in one spelling."
+    uneven = {column: {text: name for text in frame[column].unique() if (name := one_name(text)) != text}
+              for column in frame if column not in _PATHS}
+    return frame.assign(**{str(column): frame[column].map(lambda text, other=other: other.get(text, text)).astype(object)
+                           for column, other in uneven.items() if other})
+
+# %% ../../nbs/1_data/22_rows.ipynb #6dc1221b
 def _joined_frames(
     tables:list[Table], # of one corpus
     columns:tuple[str, ...], # that must be there
@@ -28,9 +41,9 @@ def _joined_frames(
     "The rows of all tables under each other; what a table says nothing of is empty."
     frame = pd.concat([table.frame for table in tables], ignore_index=True) if tables else pd.DataFrame()
     absent = {column: "" for column in columns if column not in frame}
-    return frame.fillna("").assign(**absent)
+    return _even_names(frame.fillna("")).assign(**absent)
 
-# %% ../../nbs/1_data/22_rows.ipynb #138f5110
+# %% ../../nbs/1_data/22_rows.ipynb #0e88d3a4
 class Rows:
     "The rows of one or more tables under each other, where each came from, and the problems so far."
     def __init__(self,
@@ -42,6 +55,7 @@ class Rows:
         self.table = [table for table in tables for _ in range(len(table.frame))]
         self.line = np.concatenate([np.zeros(0, int), *(table.frame.index.to_numpy(int) for table in tables)])
         self.good, self.problems = np.ones(len(self.frame), bool), list(problems)
+        self.notes = [note for table in tables for note in table.notes] # for the audit
 
     def reject(self,
         wrong:ArrayLike, # (rows,) True where a row has this problem
@@ -196,7 +210,7 @@ def reject_absent(
     rows.reject([bool(name and trouble) for name, (_, trouble) in zip(names, found)], column,
                 lambda row: f"{names[row]}: {found[row][1]}")
 
-# %% ../../nbs/1_data/22_rows.ipynb #5befb357
+# %% ../../nbs/1_data/22_rows.ipynb #596f1c17
 def files_of_rows(
     rows:Rows, # all of them
     column:str, # of the paths
@@ -204,7 +218,7 @@ def files_of_rows(
     root:Path, # of the corpus
 ) -> list[str]: # path of each row, '' where there is none
     "The audio file of each row; rejects rows that have none or that repeat one."
-    names = [name.replace("\\", "/") for name in rows.frame[column]]
+    names = list(rows.frame[column])
     found = find_files(names, folders, root)
     reject_absent(rows, column, names, found)
     reject_duplicates(rows, [path or name for name, (path, _) in zip(names, found)], column)
@@ -217,13 +231,13 @@ def lower_texts(
     "The texts in small letters."
     return column.map({text: text.lower() for text in column.unique()}).astype(object)
 
-# %% ../../nbs/1_data/22_rows.ipynb #351386ec
+# %% ../../nbs/1_data/22_rows.ipynb #f920d56c
 def manifest_columns(
     rows:Rows, # with columns named like the manifest's
     files:list[str], # path of each row
 ) -> dict: # path, group, split, fold and duration, each (rows,)
     "The manifest's columns from a table, apart from the label; rejects impossible splits, folds and durations."
-    split = lower_texts(rows.frame["split"])
+    split = lower_texts(rows.frame["split"]).replace({"training": "train", "testing": "test"})
     wrong = ~split.isin(["train", "test", ""])
     rows.reject(wrong, "split",
                 lambda row: f"'{split[row]}' is neither train nor test; folds take the part of validation")
@@ -240,7 +254,19 @@ def _good_part(
     if np.ndim(column) == 0: return column
     return np.asarray(column[good]) if hasattr(column, "dtype") else list(compress(column, good))
 
-# %% ../../nbs/1_data/22_rows.ipynb #1f3c1898
+# %% ../../nbs/1_data/22_rows.ipynb #d7f1d93d
+def _one_group(
+    manifest:pd.DataFrame, # of the good rows; changed in place
+) -> list[str]: # notes
+    "Gives groups that differ in capitals alone one spelling."
+    named = manifest["group"] != manifest["path"]
+    other = one_spelling(manifest.loc[named, "group"])
+    if not other: return []
+    manifest.loc[named, "group"] = manifest.loc[named, "group"].map(lambda name: other.get(name, name))
+    few = ", ".join(f"'{name}' as '{kept}'" for name, kept in list(other.items())[:5]) + f" and {len(other) - 5} more" * (len(other) > 5)
+    return [f"groups that differ in capitals alone are read as one: {few}; write them alike, or apart if they are two"]
+
+# %% ../../nbs/1_data/22_rows.ipynb #e0a735d4
 def corpus_of_rows(
     root:Path, # of the corpus
     layout:str, # of the reader
@@ -249,14 +275,16 @@ def corpus_of_rows(
     extras:list[str], # further columns of the rows' frame
     labels:list[str], # class names in order
     labels_per_clip:str="one", # or 'several'
+    level:int=0, # of the folders that are the classes; 0 where a table says the classes
 ) -> Corpus:
     "The corpus of the good rows."
     good = {name: _good_part(columns[name], rows.good) for name in MANIFEST}
     manifest = pd.DataFrame(good, index=np.arange(rows.good.sum()))
     manifest = manifest.astype({name: str for name in MANIFEST[:4]} | {"fold": int, "duration": float})
+    notes = _one_group(manifest)
     manifest = manifest.assign(**{name: rows.frame[name].to_numpy()[rows.good] for name in extras})
     manifest = manifest.sort_values("path", ignore_index=True)
     present = set(each_label(manifest, labels_per_clip)["label"])
     problems = sorted(rows.problems, key=lambda problem: (problem.file, problem.line or 0))
     labels = tuple(label for label in labels if label in present)
-    return Corpus(root, layout, labels, manifest, tuple(problems), labels_per_clip)
+    return Corpus(root, layout, labels, manifest, tuple(problems), labels_per_clip, (*rows.notes, *notes), level)

@@ -25,9 +25,10 @@ from .manifest import MANIFEST, Problem, list_problems
 from .naming import one_name
 from ..files import UserError
 
-# %% ../../nbs/1_data/20_tables.ipynb #ae69e320
+# %% ../../nbs/1_data/20_tables.ipynb #9fb6041f
 KNOWN = 65_536 # different texts that a column remembers
 
+# %% ../../nbs/1_data/20_tables.ipynb #5dab64f9
 def _csv_columns(
     rows:Iterator[tuple[int, list[str]]], # line and cells, below the header
     width:int, # columns of the header
@@ -53,13 +54,15 @@ class Table:
     headers:dict[str, str] # column of `frame` → header in the file
     notes:tuple[str, ...] = () # what is worth knowing and no problem
 
-# %% ../../nbs/1_data/20_tables.ipynb #60565ae9
+# %% ../../nbs/1_data/20_tables.ipynb #c846b421
 MOST_COLUMNS = 4096 # of a table
 
+# %% ../../nbs/1_data/20_tables.ipynb #b0da9d18
 def _spoiled(cell:str) -> bool:
     "Whether some bytes of a cell are not in the table's encoding."
     return not cell.isascii() and any("\udc80" <= letter <= "\udcff" for letter in cell)
 
+# %% ../../nbs/1_data/20_tables.ipynb #21be3427
 def _shown(cell:str) -> str: # at most 80 characters
     "A cell in a message, with bytes that are no text spelled out."
     return cell[:80].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + "…" * (len(cell) > 80)
@@ -112,9 +115,10 @@ def _table_of_rows(
                             f"'{row[2]}' is not UTF-8, as the rest of the table is; save the table as UTF-8")),
              *list_problems(surplus, lambda row: Problem(name, row[0], None, f"{row[1]} {sentence}"))])
 
-# %% ../../nbs/1_data/20_tables.ipynb #7c29ac79
+# %% ../../nbs/1_data/20_tables.ipynb #fb9973ba
 MOST_OF_TABLE = 2_000_000_000 # bytes of a table that is read as a whole
 
+# %% ../../nbs/1_data/20_tables.ipynb #45e168d4
 def read_table(
     path:Path, # of the CSV
     root:Path, # of the corpus; the table is named relative to it
@@ -217,7 +221,7 @@ def rows_where(
         tables = _rows_with(tables, wanted, {one_name(str(value)).casefold() for value in values})
     return tables
 
-# %% ../../nbs/1_data/20_tables.ipynb #2050e279
+# %% ../../nbs/1_data/20_tables.ipynb #1eb4d90c
 USUAL_HEADERS = { # part of a manifest → headers, best first
     "path": ("path", "file", "filename"), "label": ("label",), "group": ("group", "source_group", "speaker"),
     "split": ("split",), "fold": ("fold",), "duration": ("duration",)}
@@ -226,6 +230,7 @@ _OTHER_HEADERS = { # part that is needed → headers that will do where no usual
              "slice_file_name", "sound", "recording", "name"),
     "label": ("class", "class_name", "category", "label_name", "class_label", "labels", "target")}
 
+# %% ../../nbs/1_data/20_tables.ipynb #fed429b6
 def _first_header(
     table:Table, # as read
     names:tuple[str, ...], # in order of preference
@@ -275,9 +280,10 @@ def map_columns(
         if header is not None: names[header] = part
     return _keep_group(rename_columns(table, names))
 
-# %% ../../nbs/1_data/20_tables.ipynb #8cc1d502
+# %% ../../nbs/1_data/20_tables.ipynb #a3344444
 TABLES = (".csv", ".tsv") # suffixes of tables, compared in lower case
 
+# %% ../../nbs/1_data/20_tables.ipynb #9cbe4292
 def is_table(
     name:str|Path, # of a file, or its path
 ) -> bool:
