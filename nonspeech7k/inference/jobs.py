@@ -127,13 +127,13 @@ def _job_identity(model:Path, corpus:Path, root:str|Path|None) -> dict:
     except OSError as error: raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
     return {"format": 1, "labels": labels, "corpus": escaped(str(corpus)), "root": escaped(str(place))} | bytes_known
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #b7b5288f
+# %% ../../nbs/6_inference/15_jobs.ipynb #08acaa12
 def _known_job(out:Path, identity:dict, part:int|None) -> JobFile:
     "What job.json says; raises `UserError` where it is of another job."
     known = read_job(out)
     for key in ("model", "labels", "corpus", "root", "manifest"):
         if getattr(known, key) == identity[key]: continue
-        shown = f" ({getattr(known, key)} → {identity[key]})" if key in ("corpus", "root") else ""
+        shown = f" ({one_line(getattr(known, key)[:500])} → {identity[key]})" if key in ("corpus", "root") else ""
         raise UserError(f"{out}: holds the labels of another {key}{shown}; choose another folder with --out")
     if part not in (None, known.part):
         raise UserError(f"--part {part}: the job in {out} has parts of {known.part} clips; leave it out")
