@@ -148,7 +148,7 @@ def _abandoned(partial:Path) -> bool:
     "Whether what is half made is nobody's any more."
     *where, process = partial.name.split(".")[-2].split("-") # older versions wrote the number alone
     held = _held(partial)
-    if held or not process.isdigit(): return False
+    if held or not (process.isascii() and process.isdigit()): return False
     if tuple(where) in ((), _here()): return not _alive(int(process))
     try: return _at_rest(partial) > (MINUTE if held is False and where[0] == _here()[0] else WEEK)
     except OSError: return False # gone, or somebody is at work

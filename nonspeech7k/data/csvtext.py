@@ -199,7 +199,7 @@ def _windows_note(path:str|Path, name:str) -> str:
     "That a table was read as Windows-1252, with the first words that show whether that was right."
     with open(path, "rb") as file:
         for number, line in enumerate(_lines(file, "cp1252"), 1):
-            words = re.findall(r"[\w'’-]*[^\W\d_]*[^\x00-\x7f][\w'’-]*", line)
+            words = [word for word in re.split(r"[\s,;|\"]+", line) if not word.isascii()] or [line.strip()] * (not line.isascii())
             if words: break
     return (f"{name}: not UTF-8, so read as Windows-1252 (Latin-1): '{words[0][:40]}' in line {number}; "
             "if that is right, save it as UTF-8, else in the encoding that it has")

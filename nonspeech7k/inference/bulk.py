@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ATTEMPTS', 'write_part', 'tag_part', 'tag', 'read_tags', 'read_bad', 'Tagger']
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #d5e68d58
+# %% ../../nbs/6_inference/20_bulk.ipynb #5637c5fb
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 
@@ -15,13 +16,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from pyarrow import parquet
 
 from ..data.decoding import BadClip
-from ..files import UserError, read_json, sweep, write_bytes
+from ..files import UserError, cannot_write, sweep, write_bytes
 from .classifier import Classifier, load_classifier, predict
 from .cluster import ray_data, ray_session
-from .jobs import Job, job_of_folder, list_clips, lock_job, open_job, parquet_bytes
+from .jobfiles import parquet_bytes, part_rows, read_job, read_part
+from .jobs import Job, job_of_folder, list_clips, lock_job, open_job, open_own
+from .listing import find_clips
 from ..progress import progress
 from ..training.devices import choose_device
 
@@ -40,7 +42,7 @@ def _tags_columns(names:list[str], answers:list[dict], labels:tuple[str, ...]) -
     return {"path": names, "label": spelled} | columns | {
         label: [answer["probabilities"][label] for answer in answers] for label in labels}
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #c7a91125
+# %% ../../nbs/6_inference/20_bulk.ipynb #f10dae22
 _BAD_CLIPS = pa.schema([("path", pa.string()), ("reason", pa.string())])
 
 def write_part(
@@ -52,25 +54,32 @@ def write_part(
     "Write a part's bad clips, if any, and then its tags; raises `UserError` where the corpus has gone."
     if not good and not job.root.is_dir(): raise UserError(f"{job.root}: is gone; bring it back and go on")
     if bad: write_bytes(job.file("bad", number), parquet_bytes(_bad_columns(job, bad), _BAD_CLIPS))
-    else: job.file("bad", number).unlink(missing_ok=True) # of an attempt that was broken off
+    else: _remove(job.file("bad", number)) # of an attempt that was broken off
     columns = _tags_columns([name for name, _ in good], [answer for _, answer in good], job.labels)
     write_bytes(job.file("tags", number), parquet_bytes(columns, _tags_schema(job.labels)))
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #3faf78fc
+# %% ../../nbs/6_inference/20_bulk.ipynb #6b4dd582
+def _remove(path:Path):
+    "Remove a file, where there is one."
+    try: path.unlink(missing_ok=True)
+    except OSError as error: raise cannot_write(path, error) from error
+
 def _bad_columns(job:Job, bad:list[tuple[str, BadClip]]) -> dict[str, list]:
     "The clips that cannot be read as columns; a reason without the path, and without the way out."
     reasons = [str(error).removeprefix(f"{job.root/name}: ").split("; ")[0] for name, error in bad]
     return {"path": [name for name, _ in bad], "reason": reasons}
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #aec6d840
-def _clips_of_part(job:Job, number:int) -> list[str]:
-    "The paths of a part's clips."
-    path = job.file("clips", number)
-    try: return parquet.read_table(path)["path"].to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path}: gone or damaged, and with it the list of clips; choose another --out") from error
+# %% ../../nbs/6_inference/20_bulk.ipynb #49fd9355
+def _answers_for(job:Job, classifier:Classifier, names:list[str], workers:int|None) -> Iterator[dict|BadClip]:
+    "The answer for each path of a list, or what is wrong with the file that it means."
+    found = find_clips(names, job.root)
+    answers = predict(classifier, [place for place, _ in found if place], workers=workers)
+    for name, (place, trouble) in zip(names, found):
+        if place is None: yield BadClip(f"{job.root/name}: {trouble}")
+        elif isinstance(answer := next(answers), BadClip): yield BadClip(str(answer).replace(str(place), str(job.root/name), 1))
+        else: yield answer
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #bc9c6871
+# %% ../../nbs/6_inference/20_bulk.ipynb #9377c3b3
 def tag_part(
     job:Job, # that the part is of
     classifier:Classifier, # the job's, on its device
@@ -79,39 +88,28 @@ def tag_part(
     workers:int|None=None, # decoding threads
 ) -> int: # clips in the part
     "Label one part and write it whole, unless that is done already."
-    names = _clips_of_part(job, number)
+    names = job.paths(number)
     if job.finished(number): return len(names)
     good, bad = [], []
-    files = [job.root/name for name in names]
-    for name, answer in zip(names, predict(classifier, files, workers=workers), strict=True):
+    for name, answer in zip(names, _answers_for(job, classifier, names, workers), strict=True):
         (bad if isinstance(answer, BadClip) else good).append((name, answer))
         on_clip()
     write_part(job, number, good, bad)
     return len(names)
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #f6a08d52
-def _parquet_rows(path:Path) -> int:
-    "The number of rows in a Parquet file, from its last bytes; 0 where there is none."
-    if not path.exists(): return 0
-    try: return parquet.read_metadata(path).num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: damaged; delete it and run the same command again") from error
+# %% ../../nbs/6_inference/20_bulk.ipynb #30b8dec7
+def _answers_of_part(job:Job, number:int) -> tuple[int, int]: # labelled, bad
+    "The rows of a finished part; raises `UserError` where they are not one for each clip."
+    good, bad = part_rows(job.file("tags", number), _tags_schema(job.labels)), part_rows(job.file("bad", number), _BAD_CLIPS)
+    if good + bad == job.size(number): return good, bad
+    raise UserError(f"{job.file('tags', number)}: {good + bad} answers for {job.size(number)} clips, another program "
+                    f"has changed something; delete this file and run the same command again")
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #c5bfab3b
+# %% ../../nbs/6_inference/20_bulk.ipynb #b593547a
 def _answer_counts(job:Job) -> tuple[int, int]: # labelled, bad
     "The clips of the finished parts."
-    done = [number for number in range(job.parts) if job.finished(number)]
-    return tuple(sum(_parquet_rows(job.file(kind, number)) for number in done) for kind in ("tags", "bad"))
-
-# %% ../../nbs/6_inference/20_bulk.ipynb #776223af
-def _miscounted(job:Job) -> UserError:
-    "The error of a part that has not one answer for each clip, because something else changed its files."
-    counts = {number: [_parquet_rows(job.file(kind, number)) for kind in ("tags", "bad", "clips")]
-              for number in range(job.parts) if job.finished(number)}
-    wrong = [number for number, (good, bad, clips) in counts.items() if good + bad != clips]
-    good, bad, clips = counts[wrong[0]]
-    return UserError(f"{job.file('tags', wrong[0])}: {good + bad} answers for {clips} clips, another program "
-                     f"has changed something; delete this file and run the same command again")
+    done = [_answers_of_part(job, number) for number in range(job.parts) if job.finished(number)]
+    return sum(good for good, _ in done), sum(bad for _, bad in done)
 
 # %% ../../nbs/6_inference/20_bulk.ipynb #632bc734
 def _in_this_process(job:Job, waiting:list[int], device:str, workers:int|None, bar):
@@ -119,7 +117,7 @@ def _in_this_process(job:Job, waiting:list[int], device:str, workers:int|None, b
     classifier = load_classifier(job.model, choose_device(device))
     for number in waiting: tag_part(job, classifier, number, bar.update, workers)
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #18a348fa
+# %% ../../nbs/6_inference/20_bulk.ipynb #a43bfc88
 def tag(
     model:str|Path, # a classifier's file
     corpus:str|Path, # a folder of sounds, or a manifest: .csv or .parquet with a column `path`
@@ -140,20 +138,33 @@ def tag(
             if ray and waiting: _through_ray(job, waiting, device, workers, ray, bar)
             elif waiting: _in_this_process(job, waiting, device, workers, bar)
         labelled, bad = _answer_counts(job)
-        if labelled + bad != job.clips: raise _miscounted(job)
-    listed = read_json(job.folder/"job.json")["listed"]
+    listed = read_job(job.folder).listed
     return {"clips": job.clips, "labelled": labelled, "bad": bad, "new": job.clips - before,
             "seconds": perf_counter() - started, "listed": listed}
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #2e6e84d8
-def _read_finished(job:Job, kind:str, schema:pa.Schema, columns:list[str]|None) -> pd.DataFrame:
-    "The rows of all finished parts, in order."
-    found = [job.file(kind, number) for number in range(job.parts) if job.finished(number)]
-    tables = [parquet.read_table(path, columns=columns, schema=schema) for path in found if path.exists()]
-    empty = schema.empty_table()
-    return pa.concat_tables([empty.select(columns) if columns else empty, *tables]).to_pandas()
+# %% ../../nbs/6_inference/20_bulk.ipynb #f3a4b6bf
+def _check_paths(job:Job, number:int, tags:pa.Table, bad:pa.Table|None):
+    "Raise `UserError` where the answers of a part are not those to its clips, in the order of the list."
+    names, unread = job.paths(number), Counter(bad["path"].to_pylist() if bad is not None else [])
+    answered = [name for name in names if not unread[name] or unread.subtract([name])]
+    if answered == tags["path"].to_pylist() and not unread.total(): return
+    raise UserError(f"{job.file('tags', number)}: not the answers to the clips of this part; "
+                    f"delete this file and run the same command again")
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #7557c9c3
+# %% ../../nbs/6_inference/20_bulk.ipynb #cc321c94
+def _read_bad_part(job:Job, number:int) -> pa.Table|None:
+    "The clips of a part that could not be read, if there are any."
+    path = job.file("bad", number)
+    return read_part(path, _BAD_CLIPS) if path.is_symlink() or path.exists() else None
+
+def _read_tags_part(job:Job, number:int, columns:list[str]|None) -> pa.Table:
+    "The answers of a finished part, compared with its list."
+    wanted = columns if columns is None or "path" in columns else [*columns, "path"]
+    tags = read_part(job.file("tags", number), _tags_schema(job.labels), wanted)
+    _check_paths(job, number, tags, _read_bad_part(job, number))
+    return tags.select(columns) if columns else tags
+
+# %% ../../nbs/6_inference/20_bulk.ipynb #d53ec249
 def read_tags(
     folder:str|Path, # of the job
     columns:list[str]|None=None, # None: all
@@ -161,28 +172,37 @@ def read_tags(
 ) -> pd.DataFrame: # path, label, the probability of each class, seconds, judged_seconds; in the order of the list
     "The answers of a job; raises `UserError` where some are missing."
     job = job_of_folder(folder)
-    missing = sum(not job.finished(number) for number in range(job.parts))
-    if missing and not unfinished:
-        raise UserError(f"{folder}: {missing} of {job.parts} parts are not labelled yet; "
+    schema = _tags_schema(job.labels)
+    unknown = [column for column in columns or [] if column not in schema.names]
+    if unknown: raise UserError(f"{folder}: no column {unknown[0]!r}; there are {', '.join(schema.names)[:1000]}")
+    done = [number for number in range(job.parts) if job.finished(number)]
+    if len(done) < job.parts and not unfinished:
+        raise UserError(f"{folder}: {job.parts - len(done)} of {job.parts} parts are not labelled yet; "
                         f"go on with the same command, or take what there is with unfinished=True")
-    if not missing and sum(_answer_counts(job)) != job.clips: raise _miscounted(job)
-    return _read_finished(job, "tags", _tags_schema(job.labels), columns)
+    for number in done: _answers_of_part(job, number)
+    empty = schema.empty_table().select(columns or schema.names)
+    return pa.concat_tables([empty, *(_read_tags_part(job, number, columns) for number in done)]).to_pandas()
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #27f7fd67
+# %% ../../nbs/6_inference/20_bulk.ipynb #c85ddf3f
 def read_bad(
     folder:str|Path, # of the job
 ) -> pd.DataFrame: # path, reason
     "The clips that could not be read, of the parts that are finished."
-    return _read_finished(job_of_folder(folder), "bad", _BAD_CLIPS, None)
+    job = job_of_folder(folder)
+    parts = [_read_bad_part(job, number) for number in range(job.parts) if job.finished(number)]
+    return pa.concat_tables([_BAD_CLIPS.empty_table(), *(part for part in parts if part is not None)]).to_pandas()
 
-# %% ../../nbs/6_inference/20_bulk.ipynb #6603c815
+# %% ../../nbs/6_inference/20_bulk.ipynb #09043acf
 ATTEMPTS = 10 # how often a part may be begun in one job
 
 def _mark_attempt(job:Job, number:int):
     "Leave a mark of a part that is begun; raises `UserError` where it has brought down too many workers."
     path = job.folder/"begun"/f"{number:09d}"
-    path.parent.mkdir(exist_ok=True)
-    with open(path, "ab") as marks:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        marks = open_own(path)
+    except OSError as error: raise cannot_write(path, error) from error
+    with marks:
         if marks.tell() >= ATTEMPTS:
             raise UserError(f"{job.file('clips', number)}: {ATTEMPTS} workers have died with this part; find which "
                             f"of its clips brings down `nonspeech7k predict`, or give the workers more memory")

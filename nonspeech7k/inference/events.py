@@ -6,10 +6,9 @@
 __all__ = ['FORMATS', 'window_starts', 'answer_spans', 'probabilities_by_window', 'judged_regions', 'region_events',
            'EventSettings', 'events', 'event_lines', 'format_events']
 
-# %% ../../nbs/6_inference/50_events.ipynb #c3b258dc
+# %% ../../nbs/6_inference/50_events.ipynb #f7a72540
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..files import UserError
 from .classifier import Classifier, for_inference, has_segments
 from .regions import Region, gated_blocks, runs, sounding_regions, tidied
 from ..models.segments import segment_times
+from ..names import cell, json_line, one_line
 
 # %% ../../nbs/6_inference/50_events.ipynb #1d78ef68
 def window_starts(
@@ -194,28 +194,29 @@ def events(
         for event in region_events(region, probabilities, labels, settings.threshold, merge, minimum, reach):
             if event.label not in settings.ignore: yield event
 
-# %% ../../nbs/6_inference/50_events.ipynb #def01625
-def _event_line(event:Event, kind:str) -> str:
+# %% ../../nbs/6_inference/50_events.ipynb #d9977ab0
+def _event_line(event:Event, kind:str, encoding:str) -> str:
     if kind == "jsonl":
-        return json.dumps({"label": event.label, "onset": round(event.onset, 3), "offset": round(event.offset, 3),
-                           "confidence": round(event.confidence, 4)}, ensure_ascii=False)
-    if kind == "audacity": return f"{event.onset:.6f}\t{event.offset:.6f}\t{' '.join(event.label.split())}"
+        return json_line({"label": event.label, "onset": round(event.onset, 3), "offset": round(event.offset, 3),
+                          "confidence": round(event.confidence, 4)}, encoding)
+    if kind == "audacity": return f"{event.onset:.6f}\t{event.offset:.6f}\t{one_line(' '.join(event.label.split()))}"
     row = io.StringIO()
     csv.writer(row, lineterminator="").writerow(
-        [f"{event.onset:.3f}", f"{event.offset:.3f}", event.label, f"{event.confidence:.4f}"])
+        [f"{event.onset:.3f}", f"{event.offset:.3f}", cell(one_line(event.label)), f"{event.confidence:.4f}"])
     return row.getvalue()
 
-# %% ../../nbs/6_inference/50_events.ipynb #0a4ae5bb
+# %% ../../nbs/6_inference/50_events.ipynb #97b429c4
 FORMATS = ("jsonl", "csv", "audacity")
 
 def event_lines(
     events:Iterable[Event], # as `events` gives them
     kind:str="jsonl", # or 'csv', 'audacity'
+    encoding:str="utf-8", # of where they are written
 ) -> Iterator[str]: # without line ends
     "Events as lines of text, as they come; raises `UserError` for a kind that is not known."
     if kind not in FORMATS: raise UserError(f"format {kind!r} is not known; allowed: {', '.join(FORMATS)}")
     if kind == "csv": yield "onset,offset,label,confidence"
-    for event in events: yield _event_line(event, kind)
+    for event in events: yield _event_line(event, kind, encoding)
 
 # %% ../../nbs/6_inference/50_events.ipynb #fa18b9a6
 def format_events(

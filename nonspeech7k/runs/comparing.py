@@ -160,6 +160,7 @@ def _score_line(
     low, high = score["ci95"]
     sure = score["p"] < 0.05 and not low <= 0 <= high
     better = f"the {'second' if low > 0 else 'first'} is better" if sure else "no difference shown"
+    if not sure and score["p"] < 0.05: better += ", since the interval holds zero"
     return (f"  {name}: {score['first']:.3f} → {score['second']:.3f}, difference {score['difference']:+.3f} "
             f"(95 % interval {low:+.3f} to {high:+.3f}, p {score['p']:.2g}): {better}")
 
