@@ -127,12 +127,12 @@ def shortened(
     seen = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
     return seen if len(seen) <= most else seen[:most - 1] + "…"
 
-_TAGS = {part.model_fields["kind"].default for part in Network.__subclasses__()} | {
+_KIND_TAGS = {part.model_fields["kind"].default for part in Network.__subclasses__()} | {
     "log_mel", "log1p_mel", "image", "mfcc", "waveform", "transformer"} # in pydantic's places, but no keys
 
 def _mistake_sentence(mistake:dict, before:str) -> str:
     "One of pydantic's mistakes."
-    keys = [shortened(str(key), 40) for key in mistake["loc"] if key not in _TAGS]
+    keys = [shortened(str(key), 40) for key in mistake["loc"] if key not in _KIND_TAGS]
     path, kind = ".".join([*filter(None, [before]), *keys]), mistake["type"]
     if kind == "extra_forbidden": return f"{path}: not known to this version of nonspeech7k; update it"
     if kind == "missing": return f"{path}: missing"
@@ -172,7 +172,7 @@ def _network_for_recipe(section) -> tuple[dict, TransformerFormPart|None]: # a r
     return network, form
 
 # %% ../nbs/0_ground/60_configuration.ipynb #0c84930a
-def _recipe_of(configuration:dict) -> tuple[Recipe, TransformerFormPart|None]:
+def _recipe_of_file(configuration:dict) -> tuple[Recipe, TransformerFormPart|None]:
     "Clip, front end and network of one classifier, in a recipe that checks that they fit together."
     network, form = _network_for_recipe(configuration.get("network"))
     sections = {"clip": configuration.get("clip"), "front_end": configuration.get("front_end"), "network": network}
@@ -235,13 +235,13 @@ def _check_members(ensemble:dict):
                 member.get("labels_per_clip", "one") == ensemble.get("labels_per_clip", "one"))
         if not all(same): raise UserError(f"members: number {number} is for other classes or clips than the ensemble")
 
-def _whole_ensemble(ensemble:dict, levels:int) -> tuple[dict, int]: # as from `_whole`
+def _whole_ensemble(ensemble:dict, levels:int) -> tuple[dict, int]: # as from `_whole_description`
     "An ensemble with all keys, and those of its members; raises `UserError`."
     members = ensemble["members"]
     if not levels: raise UserError(f"members: ensembles lie within each other more than {LEVELS} levels deep")
     if not isinstance(members, list) or not 2 <= len(members) <= MEMBERS:
         raise UserError(f"members: must be a list of 2 to {MEMBERS} classifiers")
-    wholes, counts = zip(*[_whole(member, levels - 1) for member in members])
+    wholes, counts = zip(*[_whole_description(member, levels - 1) for member in members])
     clip = validated(ClipPart, ensemble.get("clip"), "clip").model_dump()
     _check_members(whole := ensemble | {"clip": clip, "members": list(wholes)})
     return whole, sum(counts)
@@ -255,14 +255,14 @@ def _check_past(configuration:dict):
     validated(TrainingPart, known, "recipe", later=True)
     if not isinstance(configuration.get("added", []), list): raise UserError("added: must be a list")
 
-def _whole(configuration, levels:int=LEVELS) -> tuple[dict, int]: # the description; numbers that its networks have at least
+def _whole_description(configuration, levels:int=LEVELS) -> tuple[dict, int]: # the description; numbers that its networks have at least
     "A description with all keys that decide an answer; raises `UserError` where it is not one."
     if not isinstance(configuration, dict): raise UserError("its description must be a section with keys")
     _check_format(configuration)
     validated(DescriptionPart, {name: configuration[name] for name in DescriptionPart.model_fields if name in configuration})
     _check_past(configuration)
     if "members" in configuration: return _whole_ensemble(configuration, levels)
-    recipe, form = _recipe_of(configuration)
+    recipe, form = _recipe_of_file(configuration)
     found = recipe.model_dump(include={"clip", "front_end", "network"})
     if form: found["network"]["config"] = configuration["network"]["config"]
     return configuration | found, _least_of(recipe, form, len(configuration["labels"]))
@@ -272,7 +272,7 @@ def least_numbers(
     configuration:dict, # of a classifier or an ensemble
 ) -> int:
     "Numbers that the file of such a classifier holds at least; raises `UserError` for a description that is wrong."
-    return _whole(configuration)[1]
+    return _whole_description(configuration)[1]
 
 def check_configuration(
     configuration:dict, # as `describe` of the classifier's room makes it
@@ -280,7 +280,7 @@ def check_configuration(
     "A description, all keys of clip, front end and network filled in; raises `UserError` where it is not one."
     try: check_plain(configuration)
     except ValueError as error: raise UserError(f"its description cannot be taken: {shortened(str(error))}") from error
-    return _whole(configuration)[0]
+    return _whole_description(configuration)[0]
 
 # %% ../nbs/0_ground/60_configuration.ipynb #6c324aea
 def read_configuration(

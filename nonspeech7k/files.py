@@ -69,7 +69,7 @@ def partial_of(
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{'-'.join(_here())}-{os.getpid()}.partial")
 
 # %% ../nbs/0_ground/10_files.ipynb #65241a8f
-def _hold(descriptor:int): # of an open file or folder
+def _hold_lock(descriptor:int): # of an open file or folder
     "Lock what is being made, until it is closed; where there are no locks, the name alone says whose it is."
     with suppress(ImportError, OSError): # Windows; some network drives
         import fcntl
@@ -99,7 +99,7 @@ def write_bytes(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "xb") as file: # never through a link, or into a file, that is there already
-            _hold(file.fileno())
+            _hold_lock(file.fileno())
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -131,7 +131,7 @@ def half_made(
         partial.mkdir(parents=True)
         descriptor = os.open(partial, os.O_RDONLY)
         try:
-            _hold(descriptor)
+            _hold_lock(descriptor)
             yield partial
         finally: os.close(descriptor)
     finally: shutil.rmtree(partial, ignore_errors=True)

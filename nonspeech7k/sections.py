@@ -20,7 +20,7 @@ def _kinds(annotation:object) -> list: # types, without notes and alternatives a
     if get_origin(annotation) in (Union, UnionType): return [kind for one in get_args(annotation) for kind in _kinds(one)]
     return [annotation]
 
-def _is_text(kinds:list) -> bool:
+def _is_plain_text(kinds:list) -> bool:
     return any(kind is str or get_origin(kind) is Literal and isinstance(get_args(kind)[0], str) for kind in kinds)
 
 def _meant(
@@ -34,7 +34,7 @@ def _meant(
         return [_meant(one, inside) for one in value]
     if not isinstance(value, Plain): return value
     if NoneType in kinds and value in NOTHING: return None
-    return str(value) if _is_text(kinds) else value.number()
+    return str(value) if _is_plain_text(kinds) else value.number()
 
 # %% ../nbs/0_ground/37_sections.ipynb #6371a6ff
 class Part(BaseModel):
@@ -52,7 +52,7 @@ class Part(BaseModel):
         key:str,
     ) -> bool: # False for lists, sections, and keys that there are not
         "Whether a key's value is a text."
-        return key in cls.model_fields and _is_text(_kinds(cls.model_fields[key].annotation))
+        return key in cls.model_fields and _is_plain_text(_kinds(cls.model_fields[key].annotation))
 
 # %% ../nbs/0_ground/37_sections.ipynb #d335b675
 Share = Annotated[float, Field(gt=0, lt=1)]

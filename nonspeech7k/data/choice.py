@@ -84,7 +84,7 @@ def _surveyed(blocks:Iterable[np.ndarray], step:int) -> _Survey: # (frames, chan
     return _Survey(frames, step, np.concatenate(parts, 1))
 
 # %% ../../nbs/1_data/68_choice.ipynb #89bf6059
-def _begin(survey:_Survey, length:int, channel:int, choice:Choice, path:str|Path) -> int: # of a longer recording
+def _first_sample(survey:_Survey, length:int, channel:int, choice:Choice, path:str|Path) -> int: # of a longer recording
     "The frame at which a clip of so many frames begins."
     spare = survey.frames - length
     if choice.place == "start": return 0
@@ -144,7 +144,7 @@ def _hear_in_all(path:str|Path, rate:int, seconds:float, choice:Choice) -> Heard
     first, *rest = list(islice(blocks := recording_blocks(path), 2)) # most are one block, and decoded once
     survey = _surveyed(chain([first], rest, blocks), max(1, round(original / 100)))
     channel, length = survey.channel(choice.channel), round(original * seconds)
-    begin = _begin(survey, length, channel, choice, path) if survey.frames > length else 0
+    begin = _first_sample(survey, length, channel, choice, path) if survey.frames > length else 0
     lead = min(begin, round(MARGIN * original))
     samples = _cut(recording_blocks(path) if rest else [first], begin - lead, begin + length + round(MARGIN * original))
     cancelled = choice.channel == "mix" and cancels(samples)

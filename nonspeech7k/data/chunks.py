@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from .windows import between_tags, only_zeros
+from .spans import between_tags, only_zeros
 
 # %% ../../nbs/1_data/57_chunks.ipynb #18a942f6
 @dataclass(frozen=True)

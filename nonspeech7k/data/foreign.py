@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .windows import Spans
+from .spans import Spans
 from ..files import optional
 
 # %% ../../nbs/1_data/61_foreign.ipynb #2aeff103

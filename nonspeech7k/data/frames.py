@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import BinaryIO
 
-from .windows import between_tags, id3_size, only_zeros
+from .spans import between_tags, id3_size, only_zeros
 
 # %% ../../nbs/1_data/59_frames.ipynb #a7b31f50
 _KBITS = {(3, 3): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448), # MPEG-1: layers I, II and III

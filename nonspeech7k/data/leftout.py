@@ -14,7 +14,7 @@ from .finding import file_or_folder, is_audio, is_system_folder, printable, walk
 from .formats import HEADERLESS, NEEDS_PYAV, NO_SOUND, why_not
 
 # %% ../../nbs/1_data/16_leftout.ipynb #93c51ad0
-_BEGINNINGS = ( # of files: where, bytes, suffix
+_SOUND_BEGINNINGS = ( # of files: where, bytes, suffix
     (8, b"WAVE", ".wav"), (0, b"fLaC", ".flac"), (0, b"OggS", ".ogg"), (8, b"AIF", ".aiff"), (0, b"caff", ".caf"), (0, b"ID3", ".mp3"),
     (0, b"\xff\xfb", ".mp3"), (0, b".snd", ".au"), (0, b"#!AMR", ".amr"), (4, b"ftypM4A", ".m4a"), (4, b"ftyp3g", ".3gp"),
     (0, b"riff\x2e\x91", ".w64"), (0, b"\x1aE\xdf\xa3", ".mka"), (0, b"NIST_1A", ".sph"))
@@ -27,7 +27,7 @@ def sound_suffix(
     try:
         with open(path, "rb") as file: start = file.read(16)
     except OSError: return ""
-    return next((suffix for at, mark, suffix in _BEGINNINGS if start[at:at + len(mark)] == mark), "")
+    return next((suffix for at, mark, suffix in _SOUND_BEGINNINGS if start[at:at + len(mark)] == mark), "")
 
 # %% ../../nbs/1_data/16_leftout.ipynb #b3c99449
 MOST_OPENED = 2000 # files whose first bytes are read

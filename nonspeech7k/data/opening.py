@@ -27,7 +27,7 @@ from .foreign import Foreign, is_foreign
 from .formats import NEEDS_PYAV, without_pyav
 from .frames import flac_ends_with, flac_streams, mp3_frames, mpeg_header
 from .pages import ogg_links
-from .windows import Spans, between_tags
+from .spans import Spans, between_tags
 
 # %% ../../nbs/1_data/62_opening.ipynb #78d126a6
 def check_there(

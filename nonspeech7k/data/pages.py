@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from .windows import between_tags, only_zeros
+from .spans import between_tags, only_zeros
 
 # %% ../../nbs/1_data/58_pages.ipynb #15076a97
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -95,7 +95,7 @@ def _new_link(page:_Page, at:int) -> Link:
     return Link(at, "flac" if page.body[:5] == b"\x7FFLAC" else "another", page.serial, (0, 0))
 
 # %% ../../nbs/1_data/58_pages.ipynb #3a298135
-def _take(link:Link, page:_Page, at:int):
+def _take_packet(link:Link, page:_Page, at:int):
     "Count a page into its link; raises ValueError for one that is missing before it."
     if page.number != link.pages: raise ValueError(f"damaged: Ogg pages are missing before byte {at}")
     link.pages, link.packets, link.size, link.ended = link.pages + 1, link.packets + page.packets, at + page.size - link.start, page.ends
@@ -124,7 +124,7 @@ def ogg_links(
         if page.begins and (not links or links[-1].ended): links, beside = [*links, _new_link(page, at)], set()
         elif not links: raise ValueError("truncated: its beginning is missing, no page begins the Ogg stream")
         elif page.begins: beside.add(page.serial)
-        if page.serial == links[-1].serial: _take(links[-1], page, at)
+        if page.serial == links[-1].serial: _take_packet(links[-1], page, at)
         elif page.serial in beside: links[-1].codec = "another"
         else: raise ValueError(f"damaged: the Ogg page at byte {at} belongs to no stream")
         at += page.size

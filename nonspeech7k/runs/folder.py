@@ -366,18 +366,18 @@ def require(
     stages = {name: record for name, record in run.stages.items() if name in earlier and record.get("settings")}
     if changed := setting_changes(stages, run.recipe): raise UserError(f"{run.folder}: {told(changed)}; open the run anew")
 
-# %% ../../nbs/7_runs/14_folder.ipynb #e95a0f05
+# %% ../../nbs/7_runs/14_folder.ipynb #5f3d90b8
 def written_by(
-    run:Run,
+    folder:Path, # of the run
     stage:str, # one of STAGES
 ) -> dict[str, str]: # file → digest; '' for one that has its own
     "What a stage wrote that is read again later."
     pictures = {"1_eda": ("counts", "durations"), "2_features": ("spectrograms", "augmentation"), "3_training": ("training_curves",)}
     names = [*STAGE_FILES[stage], *(f"plots/{name}.png" for name in pictures.get(stage, ()))]
-    models = sorted((run.folder/"models").glob("*.safetensors")) if stage == "3_training" else []
-    return noted_files(run.folder, names) | {f"models/{path.name}": "" for path in models}
+    models = sorted((folder/"models").glob("*.safetensors")) if stage == "3_training" else []
+    return noted_files(folder, names) | {f"models/{path.name}": "" for path in models}
 
-# %% ../../nbs/7_runs/14_folder.ipynb #79969d66
+# %% ../../nbs/7_runs/14_folder.ipynb #382d17f6
 def add_seconds(
     run:Run,
     stage:str, # one of STAGES
@@ -388,7 +388,7 @@ def add_seconds(
     stages = run.stages
     before = stages.get(stage, {})
     record = before | {"seconds": round(before.get("seconds", 0) + seconds, 3), "finished": finished}
-    if finished: record["files"] = written_by(run, stage)
+    if finished: record["files"] = written_by(run.folder, stage)
     write_json(run.folder/"stages.json", stages | {stage: record})
 
 # %% ../../nbs/7_runs/14_folder.ipynb #7f655461
@@ -433,15 +433,14 @@ def note_again(
     files = (stages[stage].get("files") or {}) | noted_files(run.folder, [name])
     write_json(run.folder/"stages.json", stages | {stage: stages[stage] | {"files": files}})
 
-# %% ../../nbs/7_runs/14_folder.ipynb #6c5f3f8a
-def _reopen(run:Run, name:str):
+# %% ../../nbs/7_runs/14_folder.ipynb #d8c48ab9
+def _reopen(folder:Path, stages:dict[str, dict], name:str): # of the run; the records of its stages
     "A stage that begins, and those after it, are not finished."
-    stages = run.stages
     unfinished = lambda record: {key: value for key, value in record.items() if key != "files"} | {"finished": False}
     opened = {later: unfinished(stages[later]) for later in STAGES[STAGES.index(name):] if stages.get(later, {}).get("finished")}
-    if opened: write_json(run.folder/"stages.json", stages | opened)
+    if opened: write_json(folder/"stages.json", stages | opened)
 
-# %% ../../nbs/7_runs/14_folder.ipynb #dd89bfe2
+# %% ../../nbs/7_runs/14_folder.ipynb #c31efeef
 @contextmanager
 def stage(
     run:Run,
@@ -451,7 +450,7 @@ def stage(
     require(run, name)
     with _locked(run.folder, ".stage.lock", 20):
         begin(run, name)
-        _reopen(run, name)
+        _reopen(run.folder, run.stages, name)
         log(run, f"{name} begins")
         since = perf_counter()
         def lap():
