@@ -101,7 +101,7 @@ class TransformerFormPart(Part):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_booleans(cls, value): return value # one is asked for
+    def _as_meant(cls, value, info): return value # a boolean is asked for
 
 # %% ../nbs/0_ground/60_configuration.ipynb #88f3a3c0
 class TrainingPart(Part):
