@@ -95,8 +95,11 @@ Again = Annotated[bool, typer.Option(
 
 # %% ../nbs/9_cli/10_cli.ipynb #4027bcb7
 def _say_what_is_not_heard(run):
-    "Name what of the recordings is longer than a clip, if anything is."
+    "Name what of the recordings is longer than a clip, and what may be sound and was not taken."
+    from nonspeech7k.data.leftout import left_out_sentences
     if lost := run.audit.get("not_heard", {}).get("sentence"): say(lost, err=True)
+    if rest := run.audit.get("not_taken"):
+        for sentence in left_out_sentences(rest, run.audit["layout"] == "folders"): say(sentence, err=True)
 
 # %% ../nbs/9_cli/10_cli.ipynb #0b22a39c
 def _execute_run(run):

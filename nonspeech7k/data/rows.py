@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Rows', 'reject_duplicates', 'whole_numbers', 'durations', 'not_a', 'folds', 'labels_of_ids', 'reject_untrained',
-           'reject_absent', 'files_of_rows', 'lower_texts', 'manifest_columns', 'corpus_of_rows']
+           'of_another_machine', 'reject_absent', 'files_of_rows', 'lower_texts', 'manifest_columns', 'corpus_of_rows']
 
-# %% ../../nbs/1_data/22_rows.ipynb #bf57fa76
+# %% ../../nbs/1_data/22_rows.ipynb #dcf0d4f7
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import compress
@@ -17,7 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from .finding import find_files
-from .manifest import MANIFEST, SEPARATOR, Corpus, Problem, classes_in, each_label, list_problems
+from .manifest import MANIFEST, MOST, SEPARATOR, Corpus, Problem, classes_in, each_label, list_problems
 from .naming import one_name, one_spelling
 from .tables import Table
 
@@ -43,7 +44,7 @@ def _joined_frames(
     absent = {column: "" for column in columns if column not in frame}
     return _even_names(frame.fillna("")).assign(**absent)
 
-# %% ../../nbs/1_data/22_rows.ipynb #0e88d3a4
+# %% ../../nbs/1_data/22_rows.ipynb #ee83e798
 class Rows:
     "The rows of one or more tables under each other, where each came from, and the problems so far."
     def __init__(self,
@@ -61,13 +62,14 @@ class Rows:
         wrong:ArrayLike, # (rows,) True where a row has this problem
         column:str, # of the frame
         message:Callable[[int], str], # row number → what is wrong
+        most:int=MOST, # rows of a table that have a problem of their own; one more speaks for all others
     ):
         "Notes a problem for each wrong row and marks it as not good."
         wrong, start = np.asarray(wrong, bool), 0
         for table in self.tables:
             rows = start + np.flatnonzero(wrong[start:start + len(table.frame)])
             self.problems += list_problems(rows, lambda row: Problem(
-                table.name, int(self.line[row]), table.headers.get(column), message(row)))
+                table.name, int(self.line[row]), table.headers.get(column), message(row)), most)
             start += len(table.frame)
         self.good &= ~wrong
 
@@ -197,7 +199,16 @@ def reject_untrained(
                 lambda row: f"unknown class: '{SEPARATOR.join(sorted(foreign[labels[row]]))}' has no clip "
                             "to train on; remove the row or add training clips")
 
-# %% ../../nbs/1_data/22_rows.ipynb #f09db6ba
+# %% ../../nbs/1_data/22_rows.ipynb #d389b4a0
+def of_another_machine(
+    names:list[str], # paths that lead nowhere
+) -> str: # what is wrong with all of them, '' where nothing speaks for it
+    "Whether paths that begin alike were written on another machine."
+    folder = os.path.commonprefix(names).replace("\\", "/").rpartition("/")[0]
+    why = why_not_here(names[0]) if len(names) > 1 and folder else ""
+    return why and f"{why}; write the paths of this table from the corpus's folder, or correct corpus.root"
+
+# %% ../../nbs/1_data/22_rows.ipynb #864b8a88
 def reject_absent(
     rows:Rows, # all of them
     column:str, # of the file names
@@ -207,8 +218,10 @@ def reject_absent(
     "Rejects rows without a file name and rows whose file is not there."
     rows.reject([not name for name in names], column,
                 lambda row: "there is no file name; fill it in or remove the row")
-    rows.reject([bool(name and trouble) for name, (_, trouble) in zip(names, found)], column,
-                lambda row: f"{names[row]}: {found[row][1]}")
+    absent = np.array([bool(name and trouble) for name, (_, trouble) in zip(names, found)], bool)
+    if foreign := of_another_machine(list(compress(names, absent))):
+        return rows.reject(absent, column, lambda row: f"{names[row]}: {foreign}", most=0)
+    rows.reject(absent, column, lambda row: f"{names[row]}: {found[row][1]}")
 
 # %% ../../nbs/1_data/22_rows.ipynb #596f1c17
 def files_of_rows(

@@ -19,6 +19,7 @@ import pandas as pd
 from ..data.manifest import SEPARATOR, label_names
 from .records import run_bytes
 from ..files import UserError, write_text
+from ..names import csv_of, from_cells
 
 # %% ../../nbs/5_evaluation/15_predictions.ipynb #06b4ea3b
 # columns of predictions.csv before those of the classes; 'energy' only where a clip has one label
@@ -71,7 +72,7 @@ def write_predictions(
     table:pd.DataFrame, # as `predictions_table` makes it, or another table with probabilities
 ) -> Path: # the path
     "Write predictions as CSV, numbers with eight decimals; whole or not at all."
-    return write_text(path, table.to_csv(index=False, float_format="%.8f"))
+    return write_text(path, csv_of(table, float_format="%.8f"))
 
 # %% ../../nbs/5_evaluation/15_predictions.ipynb #9a2da72f
 def table_as_text(
@@ -88,7 +89,7 @@ def table_as_text(
     if twice: raise ValueError(f"the column {twice[0][:50]!a} stands twice")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header): raise ValueError(f"row {number} has {len(row)} fields, the header {len(header)}")
-    return pd.DataFrame(rows, columns=header, dtype=object)
+    return from_cells(pd.DataFrame(rows, columns=header, dtype=object))
 
 # %% ../../nbs/5_evaluation/15_predictions.ipynb #3418912d
 def number_column(
@@ -147,7 +148,7 @@ def read_run_table(
     content, table = _of_run(Path(path), CLIP_COLUMNS)
     try:
         if "duration" in table: number_column(table[table["duration"] != ""].reset_index(), "duration", (0, 1e9))
-        return pd.read_csv(BytesIO(content), dtype=_TEXT_COLUMNS, keep_default_na=False, na_values={"duration": [""]})
+        return from_cells(pd.read_csv(BytesIO(content), dtype=_TEXT_COLUMNS, keep_default_na=False, na_values={"duration": [""]}))
     except (ValueError, OverflowError) as error:
         raise UserError(f"{path}: is no table of a run ({str(error)[:250]}); restore it, or delete it and run again") from error
 

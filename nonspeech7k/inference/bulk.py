@@ -28,16 +28,17 @@ from ..progress import progress
 from ..training.devices import choose_device
 
 # %% ../../nbs/6_inference/20_bulk.ipynb #f028e844
-def _tags_schema(labels:tuple[str, ...]) -> pa.Schema:
+def _tags_schema(job:Job) -> pa.Schema:
     "The columns of the answers."
-    shares = [(label, pa.float32()) for label in labels]
-    return pa.schema([("path", pa.string()), ("label", pa.string()), *shares,
-                      ("seconds", pa.float32()), ("judged_seconds", pa.float32())])
+    shares = [(label, pa.float32()) for label in job.labels]
+    return pa.schema([("path", pa.string()), ("label", pa.string()), *shares, ("seconds", pa.float32()),
+                      ("judged_seconds", pa.float32()), *[("warning", pa.string())] * job.warnings])
 
 # %% ../../nbs/6_inference/20_bulk.ipynb #9686da2e
 def _tags_columns(names:list[str], answers:list[dict], labels:tuple[str, ...]) -> dict[str, list]:
-    "The answers as columns."
+    "The answers as columns; no warning is an empty text."
     columns = {key: [answer[key] for answer in answers] for key in ("seconds", "judged_seconds")}
+    columns["warning"] = [answer.get("warning", "") for answer in answers]
     spelled = [answer["label"] if "label" in answer else ";".join(answer["labels"]) for answer in answers]
     return {"path": names, "label": spelled} | columns | {
         label: [answer["probabilities"][label] for answer in answers] for label in labels}
@@ -56,7 +57,7 @@ def write_part(
     if bad: write_bytes(job.file("bad", number), parquet_bytes(_bad_columns(job, bad), _BAD_CLIPS))
     else: _remove(job.file("bad", number)) # of an attempt that was broken off
     columns = _tags_columns([name for name, _ in good], [answer for _, answer in good], job.labels)
-    write_bytes(job.file("tags", number), parquet_bytes(columns, _tags_schema(job.labels)))
+    write_bytes(job.file("tags", number), parquet_bytes(columns, _tags_schema(job)))
 
 # %% ../../nbs/6_inference/20_bulk.ipynb #6b4dd582
 def _remove(path:Path):
@@ -100,7 +101,7 @@ def tag_part(
 # %% ../../nbs/6_inference/20_bulk.ipynb #30b8dec7
 def _answers_of_part(job:Job, number:int) -> tuple[int, int]: # labelled, bad
     "The rows of a finished part; raises `UserError` where they are not one for each clip."
-    good, bad = part_rows(job.file("tags", number), _tags_schema(job.labels)), part_rows(job.file("bad", number), _BAD_CLIPS)
+    good, bad = part_rows(job.file("tags", number), _tags_schema(job)), part_rows(job.file("bad", number), _BAD_CLIPS)
     if good + bad == job.size(number): return good, bad
     raise UserError(f"{job.file('tags', number)}: {good + bad} answers for {job.size(number)} clips, another program "
                     f"has changed something; delete this file and run the same command again")
@@ -160,7 +161,7 @@ def _read_bad_part(job:Job, number:int) -> pa.Table|None:
 def _read_tags_part(job:Job, number:int, columns:list[str]|None) -> pa.Table:
     "The answers of a finished part, compared with its list."
     wanted = columns if columns is None or "path" in columns else [*columns, "path"]
-    tags = read_part(job.file("tags", number), _tags_schema(job.labels), wanted)
+    tags = read_part(job.file("tags", number), _tags_schema(job), wanted)
     _check_paths(job, number, tags, _read_bad_part(job, number))
     return tags.select(columns) if columns else tags
 
@@ -169,10 +170,10 @@ def read_tags(
     folder:str|Path, # of the job
     columns:list[str]|None=None, # None: all
     unfinished:bool=False, # take what there is of a job that is not finished
-) -> pd.DataFrame: # path, label, the probability of each class, seconds, judged_seconds; in the order of the list
+) -> pd.DataFrame: # path, label, the probability of each class, seconds, judged_seconds, warning; in the order of the list
     "The answers of a job; raises `UserError` where some are missing."
     job = job_of_folder(folder)
-    schema = _tags_schema(job.labels)
+    schema = _tags_schema(job)
     unknown = [column for column in columns or [] if column not in schema.names]
     if unknown: raise UserError(f"{folder}: no column {unknown[0]!r}; there are {', '.join(schema.names)[:1000]}")
     done = [number for number in range(job.parts) if job.finished(number)]

@@ -25,12 +25,12 @@ from ..opening import open_regular, read_regular
 _Label = Annotated[str, Field(min_length=1, max_length=10_000)]
 _Digest = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 _Place = Annotated[str, Field(min_length=1, max_length=100_000)]
-COLUMNS = ("path", "label", "seconds", "judged_seconds") # of the answers, beside those of the classes
+COLUMNS = ("path", "label", "seconds", "judged_seconds", "warning") # of the answers, beside those of the classes
 
 class JobFile(BaseModel):
     "What job.json says."
     model_config = ConfigDict(strict=True, frozen=True)
-    format: Literal[1]
+    format: Literal[1, 2] # 1 judged only the beginning of a longer file, and has no column `warning`
     labels: Annotated[list[_Label], Field(min_length=1, max_length=100_000)] # class names
     model: _Digest # of the classifier's file
     corpus: _Place # a folder or a manifest
@@ -56,7 +56,7 @@ def _mistake(place:Path, error:ValidationError) -> UserError:
     "The first of a job.json's mistakes as a sentence."
     first = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(map(str, first["loc"]))
-    what = "this version reads 1; update nonspeech7k" if key == "format" else first["msg"].removeprefix("Value error, ")
+    what = "this version reads 1 and 2; update nonspeech7k" if key == "format" else first["msg"].removeprefix("Value error, ")
     return UserError(f"{place}: {key + ': ' if key else ''}{one_line(what)[:300]}; no job of this version: "
                      f"restore the file, or choose another folder with --out")
 

@@ -64,6 +64,7 @@ class Job:
     part:int # clips in a part
     clips:int
     parts:int
+    warnings:bool = True # whether its answers have that column; those of earlier versions have not
 
     def file(self, kind:str, number:int) -> Path: return part_file(self.folder, kind, number)
 
@@ -84,7 +85,7 @@ class Job:
 def _job_from(folder:Path, model:Path, known:JobFile) -> Job:
     "The job that a folder's job.json describes; raises `UserError` where the list of clips is not whole."
     check_folders(folder, known.parts)
-    return Job(folder, model, Path(unescaped(known.root)), tuple(known.labels), known.part, known.clips, known.parts)
+    return Job(folder, model, Path(unescaped(known.root)), tuple(known.labels), known.part, known.clips, known.parts, known.format > 1)
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #f0c66ac1
 def job_of_folder(
@@ -125,7 +126,7 @@ def _job_identity(model:Path, corpus:Path, root:str|Path|None) -> dict:
     labels, place = _column_labels(model), _root_of_clips(corpus, root)
     try: bytes_known = {"model": digest(model), "manifest": digest(corpus) if corpus.is_file() else None}
     except OSError as error: raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
-    return {"format": 1, "labels": labels, "corpus": escaped(str(corpus)), "root": escaped(str(place))} | bytes_known
+    return {"format": 2, "labels": labels, "corpus": escaped(str(corpus)), "root": escaped(str(place))} | bytes_known
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #08acaa12
 def _known_job(out:Path, identity:dict, part:int|None) -> JobFile:
@@ -196,6 +197,11 @@ def _new_job(out:Path, corpus:Path, identity:dict) -> JobFile:
 # %% ../../nbs/6_inference/15_jobs.ipynb #acd2321e
 PART = 4096 # clips in a part: minutes of work for a core, seconds for a GPU
 
+def _as_today(job:Job) -> Job:
+    "The job itself; raises `UserError` where an earlier version, which answered otherwise, has left some of it undone."
+    if job.warnings or all(job.finished(number) for number in range(job.parts)): return job
+    raise UserError(f"{job.folder}: begun by an earlier version, which heard only the beginning of longer files; choose another folder with --out")
+
 def open_job(
     model:str|Path, # a classifier's file
     corpus:str|Path, # a folder of sounds, or a manifest
@@ -207,6 +213,6 @@ def open_job(
     named, (model, corpus, out) = corpus, map(_place, (model, corpus, out))
     if part is not None and part < 1: raise UserError(f"--part {part}: must be 1 or more")
     identity = _job_identity(model, corpus, root)
-    if os.path.lexists(out/"job.json"): return _job_from(out, model, _known_job(out, identity, part))
+    if os.path.lexists(out/"job.json"): return _as_today(_job_from(out, model, _known_job(out, identity, part)))
     named = Path(named).expanduser() # a link may be called like a manifest, and lead to a file that is not
     return _job_from(out, model, _new_job(out, named, identity | {"part": part or PART}))

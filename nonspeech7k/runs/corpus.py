@@ -17,6 +17,7 @@ from ..data.manifest import Corpus, each_label, paths
 from ..data.splits import assign_folds, join_copies, leak_note, refuse_leaks, split_test
 from ..evaluation.figures import plot_counts, plot_durations
 from ..files import UserError, listed, write_json, write_text
+from ..names import csv_of
 from ..parts import SplitsPart
 from ..recipe import Recipe, seed_for
 from .folder import Run, enter_made_of, note_of, stage, write_figures
@@ -84,7 +85,7 @@ def _remember(run:Run, corpus:Corpus, digests:dict[str, str], looked:tuple): # p
     "Keep what the corpus came to; the digests of decoded files are those of what was decoded."
     table = with_digests(corpus, run.recipe)
     table["digest"] = table["path"].map(digests).fillna(table["digest"])
-    write_text(run.folder/"corpus.csv", table.to_csv(index=False))
+    write_text(run.folder/"corpus.csv", csv_of(table))
     enter_made_of(run, "1_eda", note_corpus(run.recipe, run.folder, looked, table_digest(table, corpus)))
 
 # %% ../../nbs/7_runs/20_corpus.ipynb #fc53e47a
@@ -103,7 +104,7 @@ def explore(
         manifest = split_clips(kept, corpus, recipe.splits, recipe.seed)
         torn = refuse_leaks(manifest, found["duplicates"], found["near_duplicates"], recipe.splits.leaks)
         found |= _decided(manifest, corpus.manifest["path"], torn, bad)
-        write_text(run.folder/"manifest.csv", manifest.to_csv(index=False))
+        write_text(run.folder/"manifest.csv", csv_of(manifest))
         write_json(run.folder/"audit.json", found)
         write_figures(run.folder/"plots", _pictures(manifest, found["labels"], corpus.labels_per_clip, note_of(found)))
         _remember(run, corpus, dict(zip(kept["path"], kept["digest"])), looked)

@@ -24,6 +24,7 @@ from ..evaluation.records import run_bytes
 from ..features.draws import Draws
 from ..features.spectrograms import clip_moments, standardise
 from ..files import UserError, listed, write_text
+from ..names import csv_of
 from ..native import available
 from ..progress import progress
 from ..recipe import seed_for
@@ -149,7 +150,7 @@ def _moment_names(groups:int) -> list[str]: # columns of features.csv
 def _write_moments(place:Path, clip_paths:pd.Series, moments:torch.Tensor):
     table = pd.DataFrame(moments.numpy(), columns=_moment_names(moments.shape[1] // 2))
     table.insert(0, "path", clip_paths)
-    write_text(place, table.to_csv(index=False))
+    write_text(place, csv_of(table))
 
 # %% ../../nbs/7_runs/40_features.ipynb #da528e50
 def _read_moments(folder:Path, paths:pd.Series) -> pd.DataFrame: # of the run; the manifest's, in its order

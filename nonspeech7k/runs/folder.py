@@ -33,6 +33,7 @@ from ..evaluation.predictions import read_run_table
 from ..evaluation.records import STAGE_FILES, noted_files, read_audit, read_environment, read_stages, write_environment
 from ..files import UserError, cannot_write, write_bytes, write_json, write_text
 from ..moves import moved
+from ..names import csv_of
 from ..recipe import Recipe, read_recipe, recipe_yaml
 from .inputs import banks_of, differences_of_corpus, made_of, read_recipe_corpus, refuse_without_packages, with_digests
 from .stamps import STAGES, order_changes, record_of, setting_changes, told, version_changes
@@ -317,7 +318,7 @@ def _adopt(run:Run):
             if made is None: return
             if name == "1_eda":
                 table = with_digests(read_recipe_corpus(run.recipe), run.recipe)
-                write_text(run.folder/"corpus.csv", table.to_csv(index=False))
+                write_text(run.folder/"corpus.csv", csv_of(table))
             stages[name] = stages[name] | record_of(stages, name, run.recipe, nonspeech7k.__version__, made)
         write_json(run.folder/"stages.json", stages)
 

@@ -26,6 +26,7 @@ from ..data.layouts import read_corpus
 from ..data.manifest import Corpus, check_corpus, paths
 from ..evaluation.predictions import JUDGED
 from ..files import UserError, digest, read_json, write_json
+from ..names import from_cells
 from ..parts import CorpusPart
 from ..recipe import Recipe
 
@@ -259,7 +260,11 @@ def changes_of_manifest(
 
 # %% ../../nbs/7_runs/10_inputs.ipynb #301145e5
 def _kept_table(place:Path) -> pd.DataFrame:
-    return pd.read_csv(place, dtype=str, keep_default_na=False)
+    "What a run kept of its clips; raises `UserError` where it is damaged."
+    try: table = from_cells(pd.read_csv(place, dtype=str, keep_default_na=False))
+    except (ValueError, OSError) as error: raise UserError(f"{place}: is no table of clips, it was damaged; delete it and run again") from error
+    if {"path", "label", "digest"} <= set(table): return table
+    raise UserError(f"{place}: has not the columns of a table of clips, it was damaged; delete it and run again")
 
 def differences_of_corpus(
     recipe:Recipe,

@@ -19,6 +19,7 @@ import pandas as pd
 
 from ..files import UserError, listed, write_text
 from ..inference.cluster import ray_session
+from ..names import csv_of
 from ..progress import progress
 from ..recipe import read_recipe
 from .execution import StageError, prepare, run_all
@@ -219,7 +220,7 @@ def sweep(
         if workers > 1 or ray: rows |= _side_by_side(jobs, (folder/".tune").resolve(), workers, ray or "local", folds_apart, bar)
         else: rows |= _one_after_another(jobs, bar)
     table = _scores_table(found, rows)
-    write_text(folder/"sweep.csv", table.to_csv(index=False))
+    write_text(folder/"sweep.csv", csv_of(table))
     return table
 
 # %% ../../nbs/7_runs/85_sweep.ipynb #ed77d9ea
