@@ -307,7 +307,7 @@ def test_folder_that_cannot_be_is_refused_before_anything_is_made(tmp_path, name
 def test_deleted_working_folder_is_told_in_a_sentence(tmp_path):
     command = 'mkdir gone; cd gone; rmdir ../gone; exec "$@"'
     done = subprocess.run(["bash", "-c", command, "bash", *PROGRAM, "run", "demo"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "working folder has been deleted" in done.stderr, done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "the working folder is gone" in done.stderr, done.stderr
 
 
 def test_no_link_is_followed(place):

@@ -197,7 +197,7 @@ def test_a_spoiled_recording_stops_the_run(how, call, corpus, tmp_path):
     before = contents(corpus)
     lines = check_refused(call(*run_of(corpus, tmp_path / "run")), str(victim), SPOILED[how][1], announced=1)
     assert "on_bad_clip: skip" in lines[0] and contents(corpus) == before
-    assert set(contents(tmp_path / "run")) - {".lock"} == {"recipe.yaml", "environment.json", "training.log"}
+    assert set(contents(tmp_path / "run")) - {".lock", ".stage.lock"} == {"recipe.yaml", "environment.json", "training.log", "stages.json"}
     check_nothing_half_written(tmp_path)
 
 

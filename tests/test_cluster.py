@@ -84,7 +84,7 @@ def test_worker_that_cannot_write_ends_in_a_sentence(cluster, corpus, tmp_path):
     model, manifest, root = corpus
     job = open_job(model, manifest, tmp_path / "labels", root=root)
     job.file("tags", 0).parent.write_text("a file where a folder belongs")
-    with pytest.raises(UserError, match="tags/.*cannot be written"): tag(model, manifest, job.folder, root=root, ray=cluster[0].address)
+    with pytest.raises(UserError, match="tags: a link or a file where a folder of the job belongs"): tag(model, manifest, job.folder, root=root, ray=cluster[0].address)
 
 
 def test_runs_side_by_side_go_on_and_are_the_runs_themselves(cluster, demo, tmp_path):

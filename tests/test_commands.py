@@ -220,7 +220,7 @@ def test_damaged_part_is_named_and_mended_as_it_says(here, job, tmp_path, harm):
 
 
 @pytest.mark.parametrize("change", [{"parts": 10**9}, {"parts": True}, {"clips": "3"}, {"labels": ["path", "x"]}, {"labels": ["a", "a"]}, {"root": None},
-                                    {"format": 2}, {"model": "x"}, {"listed": "x" * 101}, {"part": 0}, None])
+                                    {"format": 3}, {"model": "x"}, {"listed": "x" * 101}, {"part": 0}, None])
 def test_job_json_of_another_kind_is_named(here, job, change):
     known = json.loads((job / "job.json").read_text())
     (job / "job.json").write_text("[" * 9999 if change is None else json.dumps(known | change))

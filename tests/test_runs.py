@@ -215,7 +215,7 @@ def test_run_prints_the_results_and_where_the_report_is(whole):
     folder, output, said = whole
     assert all(word in output for word in ("fold 1", "fold 2", "test", "macro-F1", "accuracy", "synthetic"))
     assert output.splitlines()[-1] == f"report: {folder / 'report.html'}"
-    assert said.count("\n") == 1, f"more than the run's name: {said}"
+    assert said.count("\n") == 2, f"more than the run's name, and what is not heard of longer clips: {said}"
 
 
 def test_run_folder_holds_everything(whole):
@@ -382,7 +382,7 @@ def test_train_checks_the_number_of_classes(inside, demo, tmp_path, monkeypatch)
 
 def test_predict_answers_as_the_run_judged(whole, inside, demo):
     folder = whole[0]
-    code, output, said = inside("predict", folder / "models" / "final_model.safetensors", demo / "test")
+    code, output, said = inside("predict", folder / "models" / "final_model.safetensors", demo / "test", "--from", "start") # as much as a clip
     assert code == 0, said
     answers = {Path(answer["path"]).name: answer for answer in map(json.loads, output.splitlines())}
     predictions = pd.read_csv(folder / "predictions.csv").query("split == 'test'")

@@ -185,7 +185,7 @@ def _rows_with_folders(
     if labels_from == "table": return _labels_by_table(rows, files, of["label"]), of["split"]
     return _labels_by_folder(rows, files, of["label"], folders.classes), of["split"]
 
-# %% ../../nbs/1_data/35_folders.ipynb #89e4ca65
+# %% ../../nbs/1_data/35_folders.ipynb #3b5e86a5
 def _clips_without_row(
     root:Path, # of the corpus
     table:Table, # beside the class folders
@@ -195,8 +195,7 @@ def _clips_without_row(
     found = find_files(list(table.frame["path"]), [root], root)
     if not any(path for path, _ in found) and of_another_machine(list(table.frame["path"])): return [] # its rows say why
     without = sorted(set(clips["path"]) - {path for path, _ in found})
-    return list_problems(without, lambda clip: Problem(
-        table.name, None, None, f"no row for {clip}; add one or remove the file"))
+    return list_problems(without, lambda clip: Problem(table.name, None, None, f"no row for {clip}; add one or remove the file"))
 
 # %% ../../nbs/1_data/35_folders.ipynb #aadaf524
 def _corpus_with_table(

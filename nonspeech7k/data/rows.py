@@ -6,7 +6,7 @@
 __all__ = ['Rows', 'reject_duplicates', 'whole_numbers', 'durations', 'not_a', 'folds', 'labels_of_ids', 'reject_untrained',
            'of_another_machine', 'reject_absent', 'files_of_rows', 'lower_texts', 'manifest_columns', 'corpus_of_rows']
 
-# %% ../../nbs/1_data/22_rows.ipynb #dcf0d4f7
+# %% ../../nbs/1_data/22_rows.ipynb #8f937fee
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -21,6 +21,7 @@ from .finding import find_files
 from .manifest import MANIFEST, MOST, SEPARATOR, Corpus, Problem, classes_in, each_label, list_problems
 from .naming import one_name, one_spelling
 from .tables import Table
+from ..places import why_not_here
 
 # %% ../../nbs/1_data/22_rows.ipynb #92b0caad
 _PATHS = ("path", "filename") # columns of files, as readers call them

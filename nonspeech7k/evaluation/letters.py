@@ -14,6 +14,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator
 
 # %% ../../nbs/5_evaluation/33_letters.ipynb #3d164b91
 LONGEST_NAME = 32 # letters
@@ -71,7 +72,8 @@ def families_for(
 
 # %% ../../nbs/5_evaluation/33_letters.ipynb #30545c85
 def _shorten_ticks(axis:Axis):
-    "Shorten what is written at an axis, where it is too long."
+    "Shorten the names at an axis, where they are too long."
+    if not isinstance(axis.get_major_locator(), FixedLocator): return # of numbers
     labels = [label.get_text() for label in axis.get_ticklabels()]
     if any(len(label) > LONGEST_NAME for label in labels):
         axis.set_ticks(axis.get_ticklocs(), labels=[short_name(label) for label in labels])

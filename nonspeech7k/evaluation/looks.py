@@ -110,7 +110,6 @@ def title_figure(
     lines = textwrap.fill(text, max(20, int(10.5 * figure.get_figwidth())))
     figure.get_layout_engine().set(w_pad=0.09, h_pad=0.07) # inches of white around every panel
     figure.suptitle(lines, x=0.012, ha="left", fontsize=11.5, fontweight="bold", color=INK)
-    literal_texts(figure)
 
 # %% ../../nbs/5_evaluation/35_looks.ipynb #b1436340
 def png(

@@ -136,11 +136,12 @@ def _of_run(path:Path, columns:tuple[str, ...]) -> tuple[bytes, pd.DataFrame]: #
     except ValueError as error:
         raise UserError(f"{path}: is no table of a run ({str(error)[:250]}); restore it, or delete it and run again") from error
 
-# %% ../../nbs/5_evaluation/15_predictions.ipynb #c7033c34
+# %% ../../nbs/5_evaluation/15_predictions.ipynb #ddf2fbf3
 # columns of predictions.csv and manifest.csv that are text whatever they look like
 _TEXT_COLUMNS = dict.fromkeys(("path", "split", "label", "predicted", "group", "digest"), str)
 CLIP_COLUMNS = ("path", "label", "group", "split", "fold", "digest") # of manifest.csv
 
+# %% ../../nbs/5_evaluation/15_predictions.ipynb #ed554115
 def read_run_table(
     path:str|Path, # manifest.csv in the folder of a run
 ) -> pd.DataFrame: # its columns, names as text; duration NaN where it is not known

@@ -194,10 +194,10 @@ def _new_job(out:Path, corpus:Path, identity:dict) -> JobFile:
     write_job(out, known)
     return known
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #acd2321e
+# %% ../../nbs/6_inference/15_jobs.ipynb #43b0ba74
 PART = 4096 # clips in a part: minutes of work for a core, seconds for a GPU
 
-def _as_today(job:Job) -> Job:
+def _not_half_old(job:Job) -> Job:
     "The job itself; raises `UserError` where an earlier version, which answered otherwise, has left some of it undone."
     if job.warnings or all(job.finished(number) for number in range(job.parts)): return job
     raise UserError(f"{job.folder}: begun by an earlier version, which heard only the beginning of longer files; choose another folder with --out")
@@ -213,6 +213,6 @@ def open_job(
     named, (model, corpus, out) = corpus, map(_place, (model, corpus, out))
     if part is not None and part < 1: raise UserError(f"--part {part}: must be 1 or more")
     identity = _job_identity(model, corpus, root)
-    if os.path.lexists(out/"job.json"): return _as_today(_job_from(out, model, _known_job(out, identity, part)))
+    if os.path.lexists(out/"job.json"): return _not_half_old(_job_from(out, model, _known_job(out, identity, part)))
     named = Path(named).expanduser() # a link may be called like a manifest, and lead to a file that is not
     return _job_from(out, model, _new_job(out, named, identity | {"part": part or PART}))
