@@ -20,6 +20,7 @@ from pathlib import Path
 from targets import DOORS, Door, case, finished_run, write_files
 
 SECONDS, MEGABYTES, CHARACTERS = 5, 1024, 4000 # a case may take
+WORKING_SECONDS = 60 # where it may train and draw again
 
 
 @dataclass
@@ -75,7 +76,8 @@ def attempt(door: Door, folder: Path, prepared: object, found: Found, number: in
     from nonspeech7k.files import UserError
     def escape(kind: str, place: str = ""): found.escapes.append({"case": number, "kind": kind, "where": place[:300]})
     before, watch.seen = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    seconds = WORKING_SECONDS if door.works else SECONDS
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         wrong = door.attempt(folder, prepared)
         found.answered += 1
@@ -83,12 +85,12 @@ def attempt(door: Door, folder: Path, prepared: object, found: Found, number: in
     except UserError as error:
         found.refused += 1
         if len(str(error)) > CHARACTERS: escape("a long sentence", str(error)[:100])
-    except Hanging as error: escape(f"more than {SECONDS} s", where(error))
+    except Hanging as error: escape(f"more than {seconds} s", where(error))
     except BaseException as error: escape(type(error).__name__, f"{where(error)}: {error}"[:300].encode("ascii", "backslashreplace").decode())
     finally: signal.setitimer(signal.ITIMER_REAL, 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     if grown > MEGABYTES: escape(f"more than {MEGABYTES} MB", f"{grown:.0f} MB")
-    for seen in dict.fromkeys(watch.seen): escape("touched what is not its own", seen)
+    for seen in dict.fromkeys([] if door.works else watch.seen): escape("touched what is not its own", seen)
     found.cases += 1
 
 
@@ -142,7 +144,7 @@ def run_part(name: str, seed: int, numbers: range, folder: Path) -> Found:
             except EOFError: part = EOFError
             if not isinstance(part, Found): break
             add(total, part)
-            patience = 4 * SECONDS
+            patience = 2 * WORKING_SECONDS if DOORS[name].works else 4 * SECONDS
         if part is None: process.join(); return total
         process.kill()
         process.join()
@@ -162,7 +164,7 @@ def run_door(name: str, count: int, seed: int = 0, folder: Path | None = None) -
 
 def make_run(base: Path):
     "The finished run that the doors of run folders spoil."
-    os.environ.update(NONSPEECH7K_PROGRESS="off", NONSPEECH7K_KERNELS="off")
+    os.environ.update(NONSPEECH7K_PROGRESS="off", NONSPEECH7K_KERNELS="off", OMP_NUM_THREADS="1")
     process = multiprocessing.get_context("spawn").Process(target=finished_run, args=(base / "run",))
     process.start()
     process.join()
