@@ -7,7 +7,7 @@ XLA := .venv-xla/bin
 XLA_INSTALLED := .venv-xla/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint test-xla venv export readme bench baselines clean
+.PHONY: help run test lint test-xla faults venv export readme bench baselines clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ lint: $(INSTALLED) ## look over notebooks and tests (ruff) and the types of the 
 
 test-xla: $(XLA_INSTALLED) ## install torch_xla into .venv-xla and test training on it, with a CPU in the TPU's place
 	@$(XLA)/python -m pytest tests_xla
+
+faults: $(INSTALLED) ## spoil 20,000 files for every door and attack runs; counts into benchmarks/results, some hours
+	@OMP_NUM_THREADS=1 NONSPEECH7K_PROGRESS=off $(BIN)/python tests/faults
 
 bench: $(INSTALLED) ## measure this machine's speeds against a plain loop into benchmarks/results, about half an hour
 	@$(BIN)/python -m benchmarks.cpu
