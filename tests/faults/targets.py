@@ -279,6 +279,7 @@ def attempt_classifier(folder: Path, prepared: tuple) -> str | None:
 def finished_run(folder: Path) -> Path:
     "A run of a tiny synthetic corpus, made anew."
     import torch
+
     from nonspeech7k.data.synthesis import write_demo
     from nonspeech7k.runs.folder import open_run
     from nonspeech7k.runs.stages import complete
