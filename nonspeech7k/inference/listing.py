@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARQUET_FAULTS', 'parquet_paths', 'list_clips', 'escaped', 'unescaped', 'find_clips']
 
-# %% ../../nbs/6_inference/12_listing.ipynb #0ea6da59
+# %% ../../nbs/6_inference/12_listing.ipynb #5984d1de
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..data.finding import ABSENT, find_files, walk_sounds
-from ..data.tables import USUAL_HEADERS, is_table, plain_header, table_paths
+from ..data.tables import PATH_HEADERS, is_table, plain_header, table_paths
 from ..files import UserError
 from ..names import one_line
 from ..opening import open_regular
@@ -28,11 +28,11 @@ def _is_text(kind:pa.DataType) -> bool: # however it is stored
 # %% ../../nbs/6_inference/12_listing.ipynb #bb015ecd
 PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, NotImplementedError) # that reading a damaged file may end in
 
-# %% ../../nbs/6_inference/12_listing.ipynb #03ac07f7
+# %% ../../nbs/6_inference/12_listing.ipynb #be86cc7b
 def _text_column(manifest:Path, schema:pa.Schema) -> str:
     "The column of paths; raises `UserError` where there is none, two, or one that holds no text."
     plain, there = [plain_header(name) for name in schema.names], one_line(", ".join(schema.names))[:300]
-    wanted = next((header for header in map(plain_header, USUAL_HEADERS["path"]) if header in plain), None)
+    wanted = next((header for header in map(plain_header, PATH_HEADERS) if header in plain), None)
     if wanted is None: raise UserError(f"{manifest}: the column 'path' is missing (found: {there}); add it or rename one")
     if plain.count(wanted) > 1: raise UserError(f"{manifest}: two columns of paths (found: {there}); rename one of them")
     name, kind = schema.names[plain.index(wanted)], schema.types[plain.index(wanted)]

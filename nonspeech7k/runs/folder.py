@@ -7,10 +7,11 @@ __all__ = ['LEFT', 'Run', 'note_of', 'titled', 'log', 'write_figures', 'changes_
            'seed_runs', 'enter_run', 'known_run', 'require', 'written_by', 'add_seconds', 'begin',
            'begin_beside_others', 'enter_made_of', 'note_again', 'stage']
 
-# %% ../../nbs/7_runs/14_folder.ipynb #76a58935
+# %% ../../nbs/7_runs/14_folder.ipynb #725f0cd6
 import errno
 import os
 import shutil
+import stat
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -103,13 +104,17 @@ def titled(
     "A title with the run's note behind it."
     return f"{text} ({note})" if note else text
 
-# %% ../../nbs/7_runs/14_folder.ipynb #1a83c60d
+# %% ../../nbs/7_runs/14_folder.ipynb #e9100a14
 def _opened(path:Path) -> int: # a file descriptor
-    "A file to be added to, made where there is none; never what a link leads to."
-    try: return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    "A file to be added to, made where there is none; never what a link leads to, nor a pipe."
+    kind = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try: place = os.open(path, kind, 0o666)
     except OSError as error:
-        if error.errno == errno.ELOOP: raise UserError(f"{path}: is a link, and is not followed; remove it") from error
+        if error.errno in (errno.ELOOP, errno.ENXIO): raise UserError(f"{path}: is a link or a pipe, and is not written to; remove it") from error
         raise cannot_write(path, error) from error
+    if stat.S_ISREG(os.fstat(place).st_mode): return place
+    os.close(place)
+    raise UserError(f"{path}: is a link or a pipe, and is not written to; remove it")
 
 # %% ../../nbs/7_runs/14_folder.ipynb #3fe0503b
 def log(

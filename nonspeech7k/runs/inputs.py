@@ -7,7 +7,7 @@ __all__ = ['PLACES', 'TABLES', 'read_recipe_corpus', 'banks_of', 'look', 'with_d
            'look_at_corpus', 'corpus_made_of', 'note_corpus', 'corpus_changes', 'table_changes', 'changes_of_manifest',
            'differences_of_corpus', 'features_made_of', 'training_made_of', 'made_of', 'refuse_without_packages']
 
-# %% ../../nbs/7_runs/10_inputs.ipynb #f478d33d
+# %% ../../nbs/7_runs/10_inputs.ipynb #d3eedd83
 import os
 import time
 from collections import Counter
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..configuration import shortened, unwritable
 from ..data.decoding import BadClip
 from ..data.finding import is_audio, walk
 from ..data.kept import TICK, file_digests, index_of, read_index, write_index
@@ -30,10 +31,18 @@ from ..names import from_cells
 from ..parts import CorpusPart
 from ..recipe import Recipe
 
-# %% ../../nbs/7_runs/10_inputs.ipynb #21ddcded
+# %% ../../nbs/7_runs/10_inputs.ipynb #263958d8
+def _refuse_odd_classes(root:str, labels:tuple[str, ...]):
+    "Raise `UserError` for classes that no classifier's file may hold."
+    odd = [label for label in labels if len(label) > 1000 or unwritable(label)]
+    if odd: raise UserError(f"{root}: a class is called {shortened(odd[0], 60)!r}, which is longer than 1,000 letters or holds what "
+                            f"cannot be seen; rename it")
+
+# %% ../../nbs/7_runs/10_inputs.ipynb #0c159c8e
 def _checked_corpus(part:CorpusPart) -> Corpus:
     settings = {key: value for key, value in part.model_dump().items() if value and key not in ("root", "layout")}
     corpus = check_corpus(read_corpus(part.root, part.layout, **settings))
+    _refuse_odd_classes(part.root, corpus.labels)
     taken = sorted(set(JUDGED) & set(corpus.labels))
     if taken:
         raise UserError(f"{part.root}: a class cannot be called {', '.join(taken)}, "
