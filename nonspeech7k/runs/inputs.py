@@ -31,14 +31,13 @@ from ..names import from_cells
 from ..parts import CorpusPart
 from ..recipe import Recipe
 
-# %% ../../nbs/7_runs/10_inputs.ipynb #263958d8
+# %% ../../nbs/7_runs/10_inputs.ipynb #7413165d
 def _refuse_odd_classes(root:str, labels:tuple[str, ...]):
     "Raise `UserError` for classes that no classifier's file may hold."
     odd = [label for label in labels if len(label) > 1000 or unwritable(label)]
     if odd: raise UserError(f"{root}: a class is called {shortened(odd[0], 60)!r}, which is longer than 1,000 letters or holds what "
                             f"cannot be seen; rename it")
 
-# %% ../../nbs/7_runs/10_inputs.ipynb #0c159c8e
 def _checked_corpus(part:CorpusPart) -> Corpus:
     settings = {key: value for key, value in part.model_dump().items() if value and key not in ("root", "layout")}
     corpus = check_corpus(read_corpus(part.root, part.layout, **settings))
