@@ -22,7 +22,8 @@ WATCHED = ("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.fork
 
 def _installed() -> tuple[str, ...]:
     "Folders of the interpreter, of packages and of this one."
-    folders = {sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.realpath(sys.base_prefix), str(TESTS.parent / "nonspeech7k"), str(TESTS)}
+    folders = {sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.realpath(sys.base_prefix), str(TESTS.parent / "nonspeech7k"), str(TESTS),
+               str(TESTS.parent / "nonspeech7k.egg-info")} # the last: how an editable installation tells of this package
     return tuple(folder.rstrip("/") + "/" for folder in sorted(folders))
 
 

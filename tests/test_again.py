@@ -335,3 +335,27 @@ def test_lock_of_a_killed_process_is_free(place):
     holder.kill()
     holder.communicate()
     with alone(run): pass
+
+
+# What lies elsewhere
+
+def test_recordings_outside_the_root_are_looked_at_too(place):
+    outside = place / "outside"
+    outside.mkdir()
+    rows = ["path,label,group"]
+    for number, path in enumerate(sorted((place / "recordings").rglob("*.wav"))):
+        if number == 0: path = Path(shutil.move(path, outside / "x.wav"))
+        rows.append(f"{os.path.relpath(path, place / 'recordings')},{('breath', 'cough', 'laugh')[number % 3]},{number}")
+    (place / "recordings" / "clips.csv").write_text("\n".join(rows) + "\n")
+    table = ["corpus.layout=csv", "corpus.table=clips.csv"]
+    finish(place, "other", table)
+    shutil.copy(sorted((place / "recordings").rglob("*.wav"))[3], outside / "x.wav")
+    from nonspeech7k.files import UserError
+    with pytest.raises(UserError, match="1 clip changed in sound"): opened(place, "other", table)
+
+
+def test_banks_above_the_recordings_do_not_hide_them(place):
+    finish(place, "other", [f"banks={place}"])
+    sorted((place / "recordings").rglob("*.wav"))[3].unlink()
+    from nonspeech7k.files import UserError
+    with pytest.raises(UserError, match="1 clip removed"): opened(place, "other", [f"banks={place}"])

@@ -6,13 +6,14 @@
 __all__ = ['WAYS', 'MINIMUM', 'last_layer', 'last_inputs', 'head_logits', 'logistic_layer', 'mean_layer', 'widened',
            'tuned_layer', 'with_last_layer', 'new_layer', 'add_class']
 
-# %% ../../nbs/6_inference/40_newclasses.ipynb #e5865a9a
+# %% ../../nbs/6_inference/40_newclasses.ipynb #96060844
 from copy import deepcopy
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from ..configuration import shortened, unwritable
 from ..files import UserError
 from .classifier import Classifier, for_inference, has_segments
 from ..models.segments import pool_segments
@@ -152,13 +153,15 @@ def new_layer(
     if how == "head": return tuned_layer(classifier.network, inputs, targets)
     return {"embeddings": logistic_layer, "means": mean_layer}[how](inputs, targets)
 
-# %% ../../nbs/6_inference/40_newclasses.ipynb #0ea612e3
+# %% ../../nbs/6_inference/40_newclasses.ipynb #bb76617e
 MINIMUM = 5 # examples of a new class
 
 def _check_extension(classifier:Classifier, label:str, count:int, targets:torch.Tensor, how:str):
     "Raise `UserError` where a class cannot be added."
     if how not in WAYS: raise UserError(f"how: {how!r} is not known; allowed: {', '.join(WAYS)}")
     if label in classifier.labels: raise UserError(f"{label}: is a class already; take another name")
+    if not isinstance(label, str) or not label.strip() or len(label) > 1000 or unwritable(label):
+        raise UserError(f"{shortened(str(label), 60)!r}: is no name for a class; take one that can be seen, of at most 1,000 letters")
     if count < MINIMUM: raise UserError(f"{label}: {count} examples; give {MINIMUM} or more")
     if classifier.several: raise UserError("the model has several labels a clip; only one label a clip can be extended")
     if how != "head" and has_segments(classifier.network):

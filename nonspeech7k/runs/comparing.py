@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_judged', 'compare_runs', 'comparison_text']
 
-# %% ../../nbs/7_runs/82_comparing.ipynb #12d86bf7
+# %% ../../nbs/7_runs/82_comparing.ipynb #ecb3a5b1
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +15,7 @@ import pandas as pd
 from ..data.manifest import label_names
 from ..evaluation.comparison import compare_predictions
 from ..evaluation.predictions import class_columns, read_predictions, read_run_table, truth_of
+from ..evaluation.records import read_stages
 from ..files import UserError
 from ..recipe import Recipe, read_recipe
 
@@ -24,13 +25,15 @@ def _recipe_of(folder:Path) -> Recipe: # of a run
     if not os.path.isfile(path): raise UserError(f"{folder}: holds no run (recipe.yaml is missing or no file); name the folder of a finished run")
     return read_recipe(path)
 
-# %% ../../nbs/7_runs/82_comparing.ipynb #5ad4c5fc
+# %% ../../nbs/7_runs/82_comparing.ipynb #12c17f7b
 def read_judged(
     folder:str|Path, # of a finished run
 ) -> tuple[pd.DataFrame, list[str], str]: # predictions with group and digest; classes; 'one' or 'several' labels a clip
     "What a run answered; raises `UserError` where the folder holds no finished run."
     folder = Path(folder)
     if not os.path.isdir(folder): raise UserError(f"{str(folder)[:200]!a}: no such folder; name the folder of a finished run")
+    judged = read_stages(folder).get("4_evaluation", {"finished": not (folder/"stages.json").exists()})
+    if not judged["finished"]: raise UserError(f"{folder}: is not finished; run its recipe to the end first")
     kind = _recipe_of(folder).corpus.labels_per_clip
     predictions, manifest = read_predictions(folder/"predictions.csv", kind), read_run_table(folder/"manifest.csv")
     unknown = predictions.loc[~predictions["path"].isin(set(manifest["path"])), "path"]

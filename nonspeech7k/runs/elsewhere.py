@@ -6,7 +6,7 @@
 __all__ = ['read_map', 'check_map', 'unused_lines', 'open_elsewhere', 'answers', 'judge_logits', 'elsewhere_text',
            'judge_elsewhere']
 
-# %% ../../nbs/7_runs/90_elsewhere.ipynb #9d86d6e4
+# %% ../../nbs/7_runs/90_elsewhere.ipynb #05595341
 import difflib
 import unicodedata
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ from ..evaluation.calibration import temper
 from ..evaluation.familiarity import SCORES, familiarity
 from ..evaluation.metrics import judge
 from ..evaluation.predictions import write_predictions
+from ..evaluation.records import read_metrics
 from ..evaluation.rejection import judge_rejection
 from ..evaluation.uncertainty import bootstrap_intervals
 from ..files import UserError, listed, read_json, write_json
@@ -28,7 +29,7 @@ from ..inference.classifier import for_inference, load_classifier
 from ..progress import progress
 from ..recipe import Recipe
 from .corpus import open_recipe_bank, read_recipe_corpus
-from .fitted import model_file
+from .fitted import known_history, model_file, refuse_other_fit
 from .folder import Run
 from .judgement import class_logits
 from ..training.crossval import fold_parts
@@ -95,15 +96,17 @@ def open_elsewhere(
     if bad: raise UserError(listed([str(error) for error in bad.values()]))
     return resident(bank, run.device), np.isin(bank.digests, run.manifest["digest"])
 
-# %% ../../nbs/7_runs/90_elsewhere.ipynb #d1b6f267
+# %% ../../nbs/7_runs/90_elsewhere.ipynb #dd0df7c5
 def answers(
     run:Run,
     clips:Resident,
     rows:np.ndarray, # (n,) of the clips
 ) -> np.ndarray: # (n, classes) logits, divided by the temperature
     "What the run's final model says to some clips."
-    path = model_file(run, fold_parts(run.manifest)[-1])
-    classifier = for_inference(load_classifier(path, run.device), torch.float32)
+    part = fold_parts(run.manifest)[-1]
+    classifier = load_classifier(path := model_file(run, part), run.device)
+    refuse_other_fit(path, classifier.configuration, part, run.manifest, known_history(run, part))
+    classifier = for_inference(classifier, torch.float32)
     with progress(len(rows), "judging elsewhere") as bar:
         return class_logits(classifier, clips, rows, bar)
 
@@ -163,7 +166,7 @@ def _keep_judgement(run:Run, name:str, found:dict, manifest:pd.DataFrame, truth:
     write_predictions(folder/"predictions.csv", table)
     write_json(folder/"metrics.json", found)
 
-# %% ../../nbs/7_runs/90_elsewhere.ipynb #3c5dba19
+# %% ../../nbs/7_runs/90_elsewhere.ipynb #730733e3
 def judge_elsewhere(
     run:Run, # finished
     other:Recipe, # whose corpus is judged
@@ -182,7 +185,7 @@ def judge_elsewhere(
         raise UserError(f"--judge-on {other.name}: every clip that has a class also stands in the run's own corpus, "
                         f"so there is nothing to judge; name another corpus")
     logits = answers(run, clips, np.flatnonzero(~shared))
-    setting = read_json(run.folder/"metrics.json").get("calibration", {}).get("rejection")
+    setting = (read_metrics(run.folder).get("calibration") or {}).get("rejection")
     found = judge_logits(truth, logits, manifest["group"].tolist(), run.labels, setting)
     found |= {"corpus": other.name, "synthetic": corpus.synthetic, "map": labels, "unused": unused,
               "not_in_map": sorted(set(corpus.labels) - set(labels)), "clips": len(manifest),

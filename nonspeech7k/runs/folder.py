@@ -160,10 +160,12 @@ def _refuse_name(folder:Path):
     except (FileNotFoundError, NotADirectoryError): pass
     except OSError as error: raise cannot_write(f"{name[:300]}{'…' * (len(name) > 300)}", error) from error
 
-# %% ../../nbs/7_runs/14_folder.ipynb #03cab16b
+# %% ../../nbs/7_runs/14_folder.ipynb #3c3bea73
 def _refuse_foreign_folder(folder:Path):
     "Refuse a file, and a folder that holds something else than a run."
     if folder.is_file(): raise UserError(f"{folder}: is a file; choose another folder with --out")
+    linked = [name for name in ("models", "plots", "notebooks", "tensorboard", "seeds", "elsewhere") if (folder/name).is_symlink()]
+    if linked: raise UserError(f"{folder/linked[0]}: is a link, and is not followed; remove it, or put the folder back")
     made = (folder/"recipe.yaml").exists() or (folder/"stages.json").exists()
     if made or not folder.is_dir(): return
     try: others = [path for path in folder.iterdir() if path.suffix != ".partial" and path.name != ".lock"]

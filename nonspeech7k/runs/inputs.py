@@ -70,13 +70,15 @@ def _files_at(place:Path) -> list[str]: # absolute paths
     if not os.path.isdir(base): return []
     return [os.path.join(base, path) for path, is_file in walk(base, closed=[]) if is_file]
 
-# %% ../../nbs/7_runs/10_inputs.ipynb #b43a6ebb
+# %% ../../nbs/7_runs/10_inputs.ipynb #1a2a5ca0
 def look(
     places:list[Path], # files and folders, some of which may not be there
     without:list[Path]=(), # folders that do not count
 ) -> dict[str, list[int]]: # absolute path → size in bytes, time of the last change of content and of entry in ns
     "What changes when a file does, without reading it."
-    closed, found = tuple(os.path.join(os.path.abspath(place), "") for place in without), {}
+    above = lambda folder: any(os.path.join(os.path.abspath(place), "").startswith(folder) for place in places) # it holds what counts
+    closed = tuple(folder for folder in (os.path.join(os.path.abspath(place), "") for place in without) if not above(folder))
+    found = {}
     for name in (name for place in places for name in _files_at(place)):
         if name in found or name.startswith(closed): continue
         with suppress(OSError): # gone meanwhile
@@ -152,14 +154,23 @@ def _tables_among(found:dict[str, list[int]], root:Path) -> dict[str, str]: # pa
             if path.startswith("..") or path.count(os.sep) < 2: kept[path] = digest(name)
     return kept
 
-# %% ../../nbs/7_runs/10_inputs.ipynb #f810334b
+# %% ../../nbs/7_runs/10_inputs.ipynb #d3c04b3b
+def _kept_paths(
+    folder:Path, # of the run
+    root:Path, # of the corpus
+) -> list[Path]:
+    "The clips that a run was made of, wherever a table found them."
+    kept = folder/"corpus.csv"
+    return [root/path for path in _kept_table(kept)["path"]] if kept.exists() else []
+
 def look_at_corpus(
     recipe:Recipe,
     folder:Path, # of the run, which does not count
 ) -> tuple[dict[str, list[int]], str|None]: # of `look`, and its digest
     "What a recipe's corpus looks like from outside; raises `UserError` where it cannot be listed."
-    found = look(corpus_places(recipe), [folder, banks_of(recipe)])
-    return found, _look_digest(found, (os.path.abspath(corpus_places(recipe)[0]), recipe.corpus.model_dump()))
+    places = corpus_places(recipe)
+    found = look([*places, *_kept_paths(folder, places[0])], [folder, banks_of(recipe)])
+    return found, _look_digest(found, (os.path.abspath(places[0]), recipe.corpus.model_dump()))
 
 # %% ../../nbs/7_runs/10_inputs.ipynb #85ce2327
 def corpus_made_of(
