@@ -6,7 +6,7 @@
 __all__ = ['read_map', 'check_map', 'unused_lines', 'open_elsewhere', 'answers', 'judge_logits', 'elsewhere_text',
            'judge_elsewhere']
 
-# %% ../../nbs/7_runs/90_elsewhere.ipynb #05595341
+# %% ../../nbs/7_runs/90_elsewhere.ipynb #a5e4ae7f
 import difflib
 import unicodedata
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from ..evaluation.records import read_metrics
 from ..evaluation.rejection import judge_rejection
 from ..evaluation.uncertainty import bootstrap_intervals
 from ..files import UserError, listed, read_json, write_json
-from ..inference.classifier import for_inference, load_classifier
+from ..inference.classifier import Classifier, for_inference, load_classifier
 from ..progress import progress
 from ..recipe import Recipe
 from .corpus import open_recipe_bank, read_recipe_corpus
@@ -96,17 +96,22 @@ def open_elsewhere(
     if bad: raise UserError(listed([str(error) for error in bad.values()]))
     return resident(bank, run.device), np.isin(bank.digests, run.manifest["digest"])
 
-# %% ../../nbs/7_runs/90_elsewhere.ipynb #dd0df7c5
+# %% ../../nbs/7_runs/90_elsewhere.ipynb #9785e8ab
+def _final_classifier(run:Run) -> Classifier:
+    "The run's final model; raises `UserError` where another one stands in its place."
+    part = fold_parts(run.manifest)[-1]
+    classifier = load_classifier(path := model_file(run, part), run.device)
+    refuse_other_fit(path, classifier.configuration, part, run.manifest, known_history(run, part))
+    return classifier
+
+# %% ../../nbs/7_runs/90_elsewhere.ipynb #979fe378
 def answers(
     run:Run,
     clips:Resident,
     rows:np.ndarray, # (n,) of the clips
 ) -> np.ndarray: # (n, classes) logits, divided by the temperature
     "What the run's final model says to some clips."
-    part = fold_parts(run.manifest)[-1]
-    classifier = load_classifier(path := model_file(run, part), run.device)
-    refuse_other_fit(path, classifier.configuration, part, run.manifest, known_history(run, part))
-    classifier = for_inference(classifier, torch.float32)
+    classifier = for_inference(_final_classifier(run), torch.float32)
     with progress(len(rows), "judging elsewhere") as bar:
         return class_logits(classifier, clips, rows, bar)
 

@@ -77,7 +77,8 @@ def attempt(door: Door, folder: Path, prepared: object, found: Found, number: in
     def escape(kind: str, place: str = ""): found.escapes.append({"case": number, "kind": kind, "where": place[:300]})
     before, watch.seen = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     seconds = WORKING_SECONDS if door.works else SECONDS
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds) # of this process; other programs may be at work
+    signal.setitimer(signal.ITIMER_REAL, 6 * seconds) # and of the clock, for what waits
     try:
         wrong = door.attempt(folder, prepared)
         found.answered += 1
@@ -87,7 +88,7 @@ def attempt(door: Door, folder: Path, prepared: object, found: Found, number: in
         if len(str(error)) > CHARACTERS: escape("a long sentence", str(error)[:100])
     except Hanging as error: escape(f"more than {seconds} s", where(error))
     except BaseException as error: escape(type(error).__name__, f"{where(error)}: {error}"[:300].encode("ascii", "backslashreplace").decode())
-    finally: signal.setitimer(signal.ITIMER_REAL, 0)
+    finally: signal.setitimer(signal.ITIMER_PROF, 0), signal.setitimer(signal.ITIMER_REAL, 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     if grown > MEGABYTES: escape(f"more than {MEGABYTES} MB", f"{grown:.0f} MB")
     for seen in dict.fromkeys([] if door.works else watch.seen): escape("touched what is not its own", seen)
@@ -103,7 +104,7 @@ def work(name: str, seed: int, numbers: range, folder: str, place, sink):
     import torch
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2) # decoders of damaged files talk
-    signal.signal(signal.SIGALRM, stop_it)
+    for sent in (signal.SIGALRM, signal.SIGPROF): signal.signal(sent, stop_it)
     base, door, watch = Path(folder), DOORS[name], Watch()
     own, room = base / f"own{os.getpid()}", base / f"case{os.getpid()}"
     own.mkdir()
@@ -144,7 +145,7 @@ def run_part(name: str, seed: int, numbers: range, folder: Path) -> Found:
             except EOFError: part = EOFError
             if not isinstance(part, Found): break
             add(total, part)
-            patience = 2 * WORKING_SECONDS if DOORS[name].works else 4 * SECONDS
+            patience = 8 * (WORKING_SECONDS if DOORS[name].works else SECONDS)
         if part is None: process.join(); return total
         process.kill()
         process.join()
