@@ -5,11 +5,9 @@
 # %% auto #0
 __all__ = ['CLIP_LIST', 'PART', 'write_parts', 'Job', 'job_of_folder', 'open_own', 'lock_job', 'open_job']
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #a6198521
-import errno
+# %% ../../nbs/6_inference/15_jobs.ipynb #4cb7cf2c
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from .classifier import load_classifier
 from .jobfiles import COLUMNS, JobFile, check_folders, parquet_bytes, part_file, read_job, read_part, write_job
 from .listing import escaped, list_clips, unescaped
 from ..names import one_line
+from ..opening import append_regular
 from ..progress import progress
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #4c495fb5
@@ -154,16 +153,12 @@ def _refuse_unrelated_folder(out:Path):
     if [name for name in others if not name.endswith(".partial")]:
         raise UserError(f"{out}: is not empty and holds no labels; choose another folder with --out")
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #a24e863e
+# %% ../../nbs/6_inference/15_jobs.ipynb #9fccd317
 def open_own(
     path:Path, # of a file in a job's folder; made where there is none
 ) -> BinaryIO: # at its end
     "A file of a job, open for writing at its end; raises OSError for a link, and for anything else that is no file."
-    kind = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-    file = os.fdopen(os.open(path, kind, 0o666), "ab")
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode): return file
-    file.close()
-    raise OSError(errno.EINVAL, "no file", str(path))
+    return os.fdopen(append_regular(path), "ab")
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #ed3a4a44
 @contextmanager

@@ -7,11 +7,10 @@ __all__ = ['LEFT', 'Run', 'note_of', 'titled', 'log', 'write_figures', 'changes_
            'seed_runs', 'enter_run', 'known_run', 'require', 'written_by', 'add_seconds', 'begin',
            'begin_beside_others', 'enter_made_of', 'note_again', 'stage']
 
-# %% ../../nbs/7_runs/14_folder.ipynb #725f0cd6
+# %% ../../nbs/7_runs/14_folder.ipynb #652a0178
 import errno
 import os
 import shutil
-import stat
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from ..evaluation.records import STAGE_FILES, noted_files, read_audit, read_envi
 from ..files import UserError, cannot_write, write_bytes, write_json, write_text
 from ..moves import moved
 from ..names import csv_of
+from ..opening import append_regular
 from ..recipe import Recipe, read_recipe, recipe_yaml
 from .inputs import banks_of, differences_of_corpus, made_of, read_recipe_corpus, refuse_without_packages, with_digests
 from .stamps import STAGES, order_changes, record_of, setting_changes, told, version_changes
@@ -104,17 +104,13 @@ def titled(
     "A title with the run's note behind it."
     return f"{text} ({note})" if note else text
 
-# %% ../../nbs/7_runs/14_folder.ipynb #e9100a14
+# %% ../../nbs/7_runs/14_folder.ipynb #e80792e7
 def _opened(path:Path) -> int: # a file descriptor
     "A file to be added to, made where there is none; never what a link leads to, nor a pipe."
-    kind = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-    try: place = os.open(path, kind, 0o666)
+    try: return append_regular(path)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO): raise UserError(f"{path}: is a link or a pipe, and is not written to; remove it") from error
-        raise cannot_write(path, error) from error
-    if stat.S_ISREG(os.fstat(place).st_mode): return place
-    os.close(place)
-    raise UserError(f"{path}: is a link or a pipe, and is not written to; remove it")
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EINVAL): raise cannot_write(path, error) from error
+        raise UserError(f"{path}: is a link or a pipe, and is not written to; remove it") from error
 
 # %% ../../nbs/7_runs/14_folder.ipynb #3fe0503b
 def log(
