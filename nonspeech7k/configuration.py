@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MOST_TEXT', 'MOST_DEPTH', 'UNSEEN', 'TURNING', 'Labels', 'Size', 'Chance', 'MOST_WORDS', 'FEATURES', 'STEPS',
-           'FORMAT', 'MEMBERS', 'LEVELS', 'unwritable', 'parse_plainly', 'check_plain', 'RejectionPart',
-           'CalibrationPart', 'TransformerFormPart', 'TrainingPart', 'DescriptionPart', 'shortened', 'validated',
-           'least_numbers', 'check_configuration', 'read_configuration']
+           'FORMAT', 'MEMBERS', 'LEVELS', 'unwritable', 'check_plain', 'RejectionPart', 'CalibrationPart',
+           'TransformerFormPart', 'TrainingPart', 'DescriptionPart', 'shortened', 'validated', 'least_numbers',
+           'check_configuration', 'read_configuration']
 
-# %% ../nbs/0_ground/60_configuration.ipynb #c64235ab
+# %% ../nbs/0_ground/60_configuration.ipynb #b6bf6a54
 import json
 import math
 import unicodedata
@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, ValidationError, field_validator
 
-from .files import UserError
+from .files import UserError, json_value
 from .parts import AugmentPart, ClipPart, Network, Part, SpectrogramPart, TrainPart, Word
 from .recipe import Recipe
 
@@ -31,20 +31,6 @@ def unwritable(
     "Whether a text holds what cannot be seen, and moves what is."
     if text.isascii(): return not text.isprintable()
     return any(letter in TURNING or unicodedata.category(letter) in UNSEEN for letter in text)
-
-# %% ../nbs/0_ground/60_configuration.ipynb #76d43d04
-def _without_twins(pairs:list[tuple]) -> dict:
-    "A JSON object; raises ValueError where a key stands twice."
-    if len(found := dict(pairs)) < len(pairs): raise ValueError("a key stands twice")
-    return found
-
-def _refuse_constant(name:str): raise ValueError(f"{name} is no number")
-
-def parse_plainly(
-    text:str, # of JSON
-): # what it says
-    "Strict JSON; raises ValueError where there are doubled keys, or numbers that are none."
-    return json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse_constant)
 
 # %% ../nbs/0_ground/60_configuration.ipynb #5aa72760
 def check_plain(
@@ -115,7 +101,7 @@ class DescriptionPart(Part):
     labels_per_clip: Literal["one", "several"] = "one"
     calibration: CalibrationPart
 
-# %% ../nbs/0_ground/60_configuration.ipynb #f3981cb4
+# %% ../nbs/0_ground/60_configuration.ipynb #4e0916a2
 MOST_WORDS = 300 # characters of a sentence
 
 def shortened(
@@ -127,6 +113,7 @@ def shortened(
     seen = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
     return seen if len(seen) <= most else seen[:most - 1] + "…"
 
+# %% ../nbs/0_ground/60_configuration.ipynb #60f831d4
 _KIND_TAGS = {part.model_fields["kind"].default for part in Network.__subclasses__()} | {
     "log_mel", "log1p_mel", "image", "mfcc", "waveform", "transformer"} # in pydantic's places, but no keys
 
@@ -282,13 +269,13 @@ def check_configuration(
     except ValueError as error: raise UserError(f"its description cannot be taken: {shortened(str(error))}") from error
     return _whole_description(configuration)[0]
 
-# %% ../nbs/0_ground/60_configuration.ipynb #6c324aea
+# %% ../nbs/0_ground/60_configuration.ipynb #043ef19b
 def read_configuration(
     text:str, # JSON, from a file
 ) -> dict: # as from `check_configuration`
     "The description of a classifier; raises `UserError`, one sentence, where it is not one."
     if len(text) > MOST_TEXT: raise UserError(f"its description is longer than {MOST_TEXT:,} characters")
-    try: configuration = parse_plainly(text)
-    except (ValueError, RecursionError) as error:
+    try: configuration = json_value(text)
+    except ValueError as error:
         raise UserError(f"its description cannot be read: {shortened(str(error), 100)}") from error
     return check_configuration(configuration)

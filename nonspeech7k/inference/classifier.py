@@ -7,7 +7,7 @@ __all__ = ['WITH_WEIGHTS', 'PIECE', 'PLACES', 'Configured', 'has_segments', 'Cla
            'mean_logits', 'Ensemble', 'ensemble', 'Prepared', 'for_inference', 'save_classifier', 'load_classifier',
            'predict', 'embed_files', 'read_waveforms']
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #c74c7f66
+# %% ../../nbs/6_inference/10_classifier.ipynb #2a1bb187
 import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn.functional import logsigmoid
 
-from ..configuration import FORMAT, least_numbers, parse_plainly, read_configuration, shortened
+from ..configuration import FORMAT, least_numbers, read_configuration, shortened
 from ..data.choice import Choice, choice_of
 from ..data.decoding import BadClip
 from ..data.excerpts import listen
@@ -29,7 +29,7 @@ from ..data.manifest import check_labels_per_clip
 from ..data.reading import find_sounds, read_batches
 from ..evaluation.answers import judge, stacked, to_probabilities
 from ..features.registry import build_front_end
-from ..files import UserError, write_bytes
+from ..files import UserError, json_value, write_bytes
 from ..models.folding import fold_batch_norms
 from ..models.kernels import accelerate, choose_kernels, kernels_status
 from ..models.registry import build_network
@@ -331,7 +331,7 @@ def _with_memory(planned:Classifier) -> Classifier:
     if not _is_complete(planned.network): return build_classifier(planned.configuration)
     return Classifier(planned.front_end, planned.network.to_empty(device="cpu"), planned.configuration)
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #3d74402e
+# %% ../../nbs/6_inference/10_classifier.ipynb #2c05c493
 def load_classifier(
     path:str|Path, # a .safetensors file
     device:torch.device|str="cpu", # where it shall answer
@@ -341,7 +341,7 @@ def load_classifier(
         with opened_weights(path) as file:
             planned = _without_numbers(_described(file))
             arrays = read_arrays(file, planned.state_dict())
-            unsealed(parse_plainly(file.metadata()["nonspeech7k"]), arrays)
+            unsealed(json_value(file.metadata()["nonspeech7k"]), arrays)
             classifier = _with_memory(planned)
             classifier.load_state_dict(arrays)
     except UserError as error: raise UserError(f"{shortened(str(path), 1000)}: {error}") from error
