@@ -164,7 +164,8 @@ def test_one_byte_that_is_no_text_is_named_with_line_and_column(tmp_path):
     assert r"caf\xe9" in str(corpus.problems[0])
     for russian in ("cp1251", "koi8-r"):
         (root / "t.csv").write_bytes("path,label\n0.wav,кашель\n1.wav,зевота\n".encode(russian))
-        assert len(read_corpus(root, table="t.csv").problems) == 2, "never mangled without a word"
+        corpus = read_corpus(root, table="t.csv")
+        assert corpus.problem_count == 2 and "neither UTF-8 nor Windows-1252" in str(corpus.problems[0]), "never mangled without a word"
 
 
 # Good tables

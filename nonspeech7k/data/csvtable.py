@@ -76,7 +76,7 @@ def read_csv(
     if labels:
         _reject_other_classes(rows, label, labels, labels_per_clip)
         _note_unused_classes(rows, label, labels, labels_per_clip)
-    parts = manifest_columns(rows, files)
+    parts = manifest_columns(rows, files, root)
     reject_untrained(rows, label, parts["split"], "label", labels_per_clip)
     found = sorted(classes_in(label[rows.good], labels_per_clip))
     return corpus_of_rows(root, "csv", rows, parts | {"label": label},

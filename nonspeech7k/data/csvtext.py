@@ -82,6 +82,10 @@ def _foreign_lines(
     return foreign, count, mixed
 
 # %% ../../nbs/1_data/18_csvtext.ipynb #85b60f69
+_ODD = re.compile( # what no word has: a capital after a small letter, a sign between letters or before the first
+    r"[a-zß-öø-ÿšžœ][À-ÖØ-ÞŠŽŒŸ]|[^\W\d_][À-ÖØ-ÞŠŽŒŸ][a-zß-öø-ÿ]|[^\W\d_](?:[¹³]|[^\w\x00-\x7f‘’·«»–—…\xa0\xad])[^\W\d_]|"
+    r"[^\W\d_][‚„†‡‰ƒˆ¯]|[€†‡‰ƒˆ¯][a-z]")
+
 def _like_windows(
     lines:list[bytes], # that are not UTF-8
 ) -> bool:
@@ -91,18 +95,26 @@ def _like_windows(
     runs = re.findall(r"[^\x00-\x7f]+", text)
     words = [word for word in re.findall(r"[^\W\d_]+", text) if not word.isascii()]
     accents = sum(not letter.isascii() for word in words for letter in word)
-    return max(map(len, runs)) <= 2 and 2 * accents <= sum(map(len, words)) + len(words)
+    return not _ODD.search(text) and max(map(len, runs)) <= 2 and 2 * accents <= sum(map(len, words)) + len(words)
 
 # %% ../../nbs/1_data/18_csvtext.ipynb #481a8ae1
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 # %% ../../nbs/1_data/18_csvtext.ipynb #edab58f3
+def _first_bytes(
+    start:bytes, # the first four
+) -> str|None: # None where they do not say
+    "The encoding that a mark says, or UTF-16 without one, in which every second byte of plain letters is zero."
+    mark = next((name for mark, name in _MARKS if start.startswith(mark)), None)
+    if mark or len(start) < 4: return mark
+    return {(True, False) * 2: "utf-16-le", (False, True) * 2: "utf-16-be"}.get(tuple(bool(byte) for byte in start))
+
 def text_encoding(
     file:BinaryIO, # the whole table
-) -> tuple[str, str]: # name of the encoding; 'strict', or 'surrogateescape' where some bytes do not fit
+) -> tuple[str, str]: # name of the encoding, 'ascii' where it is not known; 'strict', or 'surrogateescape' where some bytes do not fit
     "The encoding of a table; raises `ValueError` where it is empty or not text."
     start, decoder = file.read(4), codecs.getincrementaldecoder("utf-8")()
-    mark = next((name for mark, name in _MARKS if start.startswith(mark)), None)
+    mark = _first_bytes(start)
     if not start: raise ValueError("the file is empty")
     if mark and mark != "utf-8-sig": return mark, "strict"
     file.seek(0)
@@ -111,8 +123,8 @@ def text_encoding(
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         foreign, _, mixed = _foreign_lines(file)
-        if not mixed and not mark and _like_windows(foreign): return "cp1252", "strict"
-        return "utf-8-sig", "surrogateescape"
+        if mixed or mark: return "utf-8-sig", "surrogateescape"
+        return ("cp1252", "strict") if _like_windows(foreign) else ("ascii", "surrogateescape")
     return "utf-8-sig", "strict"
 
 # %% ../../nbs/1_data/18_csvtext.ipynb #ee5d4219
@@ -202,4 +214,4 @@ def _windows_note(path:str|Path, name:str) -> str:
             words = [word for word in re.split(r"[\s,;|\"]+", line) if not word.isascii()] or [line.strip()] * (not line.isascii())
             if words: break
     return (f"{name}: not UTF-8, so read as Windows-1252 (Latin-1): '{words[0][:40]}' in line {number}; "
-            "if that is right, save it as UTF-8, else in the encoding that it has")
+            "save it as UTF-8 if that is right, and if not, save it as UTF-8 in the program that it comes from")

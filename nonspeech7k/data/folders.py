@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .finding import NOT_A_FILE, corpus_root, find_files, given_path, is_audio, printable, walk
+from .byname import find_here_or_by_name
+from .finding import NOT_A_FILE, corpus_root, given_path, is_audio, printable, walk
 from .levels import Levels, guess_levels, read_levels
 from .manifest import MANIFEST, Corpus, Problem, list_problems
 from .naming import one_name, split_name
@@ -192,7 +193,7 @@ def _clips_without_row(
     clips:pd.DataFrame, # from the class folders
 ) -> list[Problem]:
     "A problem for each clip that the table does not mention."
-    found = find_files(list(table.frame["path"]), [root], root)
+    found, _ = find_here_or_by_name(list(table.frame["path"]), [root], root)
     if not any(path for path, _ in found) and of_another_machine(list(table.frame["path"])): return [] # its rows say why
     without = sorted(set(clips["path"]) - {path for path, _ in found})
     return list_problems(without, lambda clip: Problem(table.name, None, None, f"no row for {clip}; add one or remove the file"))
@@ -208,7 +209,7 @@ def _corpus_with_table(
 ) -> Corpus:
     "The clips of class folders, with what a table says about them."
     table, found = read_table(path, root)
-    tables = [map_columns(table, columns, ("path",))] if table else []
+    tables = [map_columns(table, columns, ("path", "label") if labels_from == "table" else ("path",))] if table else []
     for mapped in tables: found += _clips_without_row(root, mapped, folders.clips)
     rows = Rows(rows_where(tables, where), tuple(USUAL_HEADERS), folders.problems + found)
     rows.notes += folders.levels.notes
@@ -216,7 +217,7 @@ def _corpus_with_table(
     label, side = _rows_with_folders(rows, files, folders, labels_from)
     stray = sorted(set(folders.stray) - (set(files) if labels_from == "table" else set()))
     rows.problems += _path_problems(stray, _STRAY)
-    parts = manifest_columns(rows, files)
+    parts = manifest_columns(rows, files, root)
     parts["split"] = [of or given for of, given in zip(side, parts["split"])]
     reject_untrained(rows, label, parts["split"], "path")
     return corpus_of_rows(root, "folders", rows, parts | {"label": label},

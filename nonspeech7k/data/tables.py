@@ -7,7 +7,7 @@ __all__ = ['KNOWN', 'MOST_COLUMNS', 'MOST_OF_TABLE', 'USUAL_HEADERS', 'PATH_HEAD
            'plain_header', 'missing_column', 'plain_headers', 'rename_columns', 'rows_where', 'map_columns', 'is_table',
            'table_paths']
 
-# %% ../../nbs/1_data/20_tables.ipynb #71494e35
+# %% ../../nbs/1_data/20_tables.ipynb #6c4d2502
 import csv
 import os
 import re
@@ -21,9 +21,10 @@ import numpy as np
 import pandas as pd
 
 from .csvtext import CsvRows, csv_separator, open_rows, refuse_no_file
-from .finding import Finder, find_file, relative_path
-from .manifest import MANIFEST, Problem, list_problems
+from .finding import Finder, find_file, is_audio, relative_path
+from .manifest import MANIFEST, MOST, Problem, list_problems
 from .naming import one_name
+from .published import Published, even_cells, published
 from ..files import UserError
 
 # %% ../../nbs/1_data/20_tables.ipynb #9fb6041f
@@ -111,9 +112,11 @@ def _table_of_rows(
     cells = {column: cells for column, cells in zip(header, columns) if column}
     frame = pd.DataFrame(cells, index=np.array(lines, int), dtype=object)
     sentence = f"cells, but the header has {len(header)}; put quotes around a cell with a separator in it"
+    unknown = found.encoding == "ascii" # then one sentence speaks for all rows
+    why = ("is neither UTF-8 nor Windows-1252; save the table as UTF-8 in the program that it comes from" if unknown
+           else "is not UTF-8, as the rest of the table is; save the table as UTF-8")
     return (Table(name, frame, {column: column for column in frame}, (found.note,) * bool(found.note)),
-            [*list_problems(spoiled, lambda row: Problem(name, row[0], row[1] or None,
-                            f"'{row[2]}' is not UTF-8, as the rest of the table is; save the table as UTF-8")),
+            [*list_problems(spoiled, lambda row: Problem(name, row[0], row[1] or None, f"'{row[2]}' {why}"), 0 if unknown else MOST),
              *list_problems(surplus, lambda row: Problem(name, row[0], None, f"{row[1]} {sentence}"))])
 
 # %% ../../nbs/1_data/20_tables.ipynb #fb9973ba
@@ -144,14 +147,25 @@ def plain_header(
     return re.sub(r"[\W_]", "", one_name(header).lower())
 
 # %% ../../nbs/1_data/20_tables.ipynb #7511e009
+def _no_header(
+    table:Table, # that lacks a column
+) -> str: # '' where its first line is a header
+    "What stands in the place of a header: a comment, or the first row."
+    first = list(table.headers.values())
+    if first and first[0].startswith("#"): return f"the first line is a comment ('{_shown(first[0])}'); remove it, and the # before the header"
+    file = next((cell for cell in first if is_audio(cell)), "")
+    return file and f"there is no header: its first line holds '{_shown(file)}', which is a file; write the names of the columns above it"
+
 def missing_column(
     table:Table, # that lacks it
     header:str, # what was looked for
+    way_out:str="add it or correct its name", # what to do
 ) -> UserError:
     "The error of a missing column."
     known = list(table.headers.values())
+    if why := _no_header(table): return UserError(f"{table.name}: {why}")
     found = ", ".join(f"'{_shown(column)}'" for column in known[:20]) + f" and {len(known) - 20} more" * (len(known) > 20)
-    return UserError(f"{table.name}: the column '{header}' is missing (found: {found}); add it or correct its name")
+    return UserError(f"{table.name}: the column '{header}' is missing (found: {found}); {way_out}")
 
 # %% ../../nbs/1_data/20_tables.ipynb #9a137896
 def plain_headers(
@@ -225,7 +239,8 @@ def rows_where(
 # %% ../../nbs/1_data/20_tables.ipynb #a2da1d53
 USUAL_HEADERS = { # part of a manifest → headers, best first
     "path": ("path", "file", "filename"), "label": ("label",), "group": ("group", "source_group", "speaker"),
-    "split": ("split",), "fold": ("fold",), "duration": ("duration",)}
+    "split": ("split",), "fold": ("fold",),
+    "duration": ("duration", "duration_s", "duration_sec", "duration_seconds", "duration_in_s", "duration_ms", "duration_in_ms")}
 _OTHER_HEADERS = { # part that is needed → headers that will do where no usual one is there
     "path": ("filepath", "audio_path", "audio_file", "audio", "wav_path", "wav_file", "wav", "clip_path", "clip", "fname",
              "slice_file_name", "sound", "recording", "name"),
@@ -263,24 +278,61 @@ def _keep_group(
     name = f"table_{header}" if header in table.frame else header
     return replace(table, frame=table.frame.assign(**{name: table.frame["group"]}))
 
-# %% ../../nbs/1_data/20_tables.ipynb #f7365220
+# %% ../../nbs/1_data/20_tables.ipynb #c7f0422f
+def _refuse_two_labels(
+    table:Table, # as read
+    chosen:str, # the header that is taken for the label
+):
+    "Raises `UserError` where another column could be the label and does not follow from it."
+    plain = {plain_header(name) for name in USUAL_HEADERS["label"] + _OTHER_HEADERS["label"]} | {"labelid", "labels"}
+    for other in table.headers:
+        if other == chosen or plain_header(other) not in plain: continue
+        pairs = table.frame[[chosen, other]].drop_duplicates()
+        torn = pairs[pairs[chosen].duplicated(keep=False)]
+        if not len(torn): continue
+        name = torn[chosen].iloc[0]
+        one, two = torn[other][torn[chosen] == name].iloc[:2]
+        raise UserError(f"{table.name}: '{_shown(chosen)}' and '{_shown(other)}' may both be the label, and do not agree: where the first is "
+                        f"'{_shown(name)}', the second is '{_shown(one)}' and '{_shown(two)}'; say which it is as corpus.columns.label")
+
+# %% ../../nbs/1_data/20_tables.ipynb #adb824e1
+def _missing_part(
+    table:Table, # that lacks it
+    part:str, # of a manifest
+    columns:dict, # part of the manifest → header in the file
+    usual:tuple[str, ...], # headers that it has elsewhere
+) -> UserError:
+    "The error of a part that is not found under the name that is given, or under any usual one."
+    if part in columns: return missing_column(table, str(columns[part]))
+    return missing_column(table, " or ".join(usual), f"add it, or say which one it is as corpus.columns.{part}")
+
+def _as_published(
+    table:Table, # with the manifest's names
+    known:Published, # whose table it is
+) -> Table:
+    "The table of a collection with labels and splits as a manifest has them, and a note on how it was read."
+    return replace(table, frame=even_cells(table.frame, known), notes=(*table.notes, f"{table.name}: read as the table of {known.name}: {known.note}"))
+
+# %% ../../nbs/1_data/20_tables.ipynb #245852d8
 def map_columns(
     table:Table, # as read
     columns:dict|None, # part of the manifest → header in the file
     needed:tuple[str, ...], # parts that must be there
 ) -> Table: # with the manifest's names
     "The table with its columns found; raises `UserError` where one is missing or unknown."
-    columns, names = _mapped_parts(columns), {}
+    known, names = published(map(plain_header, table.frame)), {}
+    columns = (known.columns if known else {}) | _mapped_parts(columns)
     for part, usual in USUAL_HEADERS.items():
         wanted = (str(columns[part]),) if part in columns else usual + (_OTHER_HEADERS.get(part, ()) if part in needed else ())
         header = _first_header(table, wanted)
-        if header is None and (part in needed or part in columns):
-            raise missing_column(table, str(columns[part]) if part in columns else " or ".join(usual))
+        if header is None and (part in needed or part in columns): raise _missing_part(table, part, columns, usual)
         if header in names:
             raise UserError(f"{table.name}: '{header}' is mapped to both {names[header]} and {part}; "
                             "correct corpus.columns")
         if header is not None: names[header] = part
-    return _keep_group(rename_columns(table, names))
+        if part == "label" and part in needed and part not in columns: _refuse_two_labels(table, header)
+    mapped = _keep_group(rename_columns(table, names))
+    return _as_published(mapped, known) if known and columns["label"] == known.columns["label"] else mapped
 
 # %% ../../nbs/1_data/20_tables.ipynb #a3344444
 TABLES = (".csv", ".tsv") # suffixes of tables, compared in lower case
