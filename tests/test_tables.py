@@ -231,3 +231,174 @@ def test_an_odd_table_is_a_problem_or_a_sentence(content, tmp_path):
         except UserError as error: found = [str(error)]
         assert found and all(len(str(one)) < 8000 or set(one) == set("a/") for one in found)
         json.dumps([str(one) for one in found]).encode()
+
+
+# Tables of published collections
+
+URBAN = "slice_file_name,fsID,start,end,salience,fold,classID,class\n7-3-0-2.wav,7,10.5,10.6,1,1,3,dog_bark\n8-3-0-0.wav,8,0,0.1,1,2,3,dog_bark\n9-6-0-0.wav,9,1.5,1.55,2,1,6,gun_shot\n10-6-0-0.wav,10,0,4,1,2,6,gun_shot\n"
+
+
+@pytest.mark.parametrize("settings", [{}, {"table": "metadata/UrbanSound8K.csv"}])
+@pytest.mark.parametrize("above", ["", "UrbanSound8K/"])
+def test_urbansound8k_is_read_as_it_is(settings, above, tmp_path):
+    root = write_sounds(tmp_path, *(f"{above}audio/fold{fold}/{name}.wav" for fold, name in ((1, "7-3-0-2"), (2, "8-3-0-0"), (1, "9-6-0-0"), (2, "10-6-0-0"))))
+    (root / above / "metadata").mkdir()
+    (root / above / "metadata" / "UrbanSound8K.csv").write_text(URBAN, encoding="utf-8")
+    corpus = read_corpus(root, **{key: above + name for key, name in settings.items()})
+    assert corpus.layout == "csv" and not corpus.problems and corpus.labels == ("dog_bark", "gun_shot")
+    assert dict(zip(corpus.manifest["group"], corpus.manifest["fold"])) == {"7": 1, "8": 2, "9": 1, "10": 2}
+    assert "CC BY-NC" in corpus.notes[0] and len(assign_folds(corpus.manifest.assign(split="train"), "official", 2, 0)) == 4
+
+
+PUBLISHED_TABLES = { # name → table, its text, the recordings, settings, and labels or what is said
+    "FSDKaggle2018": ("FSDKaggle2018.meta/train_post_competition.csv", "fname,label,manually_verified,freesound_id,license\n00044347.wav,Hi-hat,0,28739,Attribution\n001ca53d.wav,Saxophone,1,358827,Attribution\n",
+                      ["FSDKaggle2018.audio_train/00044347.wav", "FSDKaggle2018.audio_train/001ca53d.wav"], {}, ("Hi-hat", "Saxophone")),
+    "FSD50K": ("FSD50K.ground_truth/dev.csv", 'fname,labels,mids,split\n64760,"Guitar,Music","/m/0342h,/m/04rlf",train\n16399,"Music","/m/04rlf",val\n',
+               ["FSD50K.dev_audio/64760.wav", "FSD50K.dev_audio/16399.wav"], {"labels_per_clip": "several"}, ("Guitar", "Music")),
+    "FSD50K, one label": ("FSD50K.ground_truth/dev.csv", 'fname,labels,mids,split\n64760,"Guitar,Music","/m/0342h,/m/04rlf",train\n', ["FSD50K.dev_audio/64760.wav"], {}, "set corpus.labels_per_clip to several"),
+    "ESC-50": ("meta/esc50.csv", "filename,fold,target,category,esc10,src_file,take\n1-100032-A-0.wav,1,0,dog,True,100032,A\n1-100038-A-14.wav,1,14,chirping_birds,False,100038,A\n",
+               ["audio/1-100032-A-0.wav", "audio/1-100038-A-14.wav"], {}, ("chirping_birds", "dog")),
+    "AudioSet": ("eval_segments.csv", '# Segments csv created Sun Mar  5 10:54:31 2017\n# YTID, start_seconds, end_seconds, positive_labels\n--4gqARaEJE, 0.000, 10.000, "/m/068hy"\n', ["wav/--4gqARaEJE.wav"], {}, "the first line is a comment"),
+    "AudioSet, bare": ("eval_segments.csv", 'YTID, start_seconds, end_seconds, positive_labels\n--4gqARaEJE, 0.000, 10.000, "/m/068hy"\n', ["wav/--4gqARaEJE.wav"], {}, "say which one it is as corpus.columns.path"),
+    "COUGHVID": ("metadata_compiled.csv", ",uuid,datetime,cough_detected,SNR,age,gender,status,status_SSL\n0,00014dcc,2020,0.9,16,15,male,healthy,healthy\n1,00039425,2020,0.9,16,15,male,COVID-19,healthy\n",
+                 ["00014dcc.wav", "00039425.wav"], {"columns": {"path": "uuid", "label": "status"}}, ("COVID-19", "healthy")),
+    "Coswara": ("combined_data.csv", "id,a,covid_status,record_date,ep,g,l_c\niV3D,28,healthy,2020-04-23,y,male,India\n", ["20200413/iV3D/cough-heavy.wav"], {}, "the column 'path or file or filename' is missing"),
+    "VocalSound": ("class_labels_indices_vs.csv", "index,mid,display_name\n0,/m/01j3sz,Laughter\n", ["audio_16k/f0001_0_laughter.wav"], {}, "the column 'path or file or filename' is missing"),
+    "DCASE scenes": ("meta.csv", "filename\tscene_label\tidentifier\tsource_label\naudio/bus-lyon-1-1-a.wav\tbus\tlyon-1\ta\naudio/park-lyon-1-1-a.wav\tpark\tlyon-1\ta\n",
+                     ["audio/bus-lyon-1-1-a.wav", "audio/park-lyon-1-1-a.wav"], {"columns": {"group": "identifier"}}, ("bus", "park")),
+    "DCASE events": ("strong.tsv", "filename\tonset\toffset\tevent_label\na001.wav\t0.01\t0.05\tCough\na001.wav\t0.06\t0.09\tSneeze\n", ["audio/a001.wav"], {}, "'onset' and 'offset' (0.01, 0.05) mark a part of the file"),
+    "TUT scenes": ("meta.csv", "audio/a001.wav\tbeach\n", ["audio/a001.wav"], {}, "there is no header"),
+    "CREMA-D": ("SummaryTable.csv", '"","FileName","VoiceVote","VoiceLevel"\n"1","1001_DFA_ANG_XX","A","60"\n"2","1002_IEO_HAP_HI","H","60"\n', ["AudioWAV/1001_DFA_ANG_XX.wav", "AudioWAV/1002_IEO_HAP_HI.wav"],
+                {"columns": {"label": "VoiceVote"}}, ("A", "H")),
+    "VIVAE": ("ratings.csv", "FileName;Emotion;Speaker;Duration\nS01_anger_low_01.wav;anger;S01;0,1\nS02_fear_peak_02.wav;fear;S02;0,1\n", ["full_set/S01_anger_low_01.wav", "full_set/S02_fear_peak_02.wav"],
+              {"columns": {"label": "Emotion"}}, ("anger", "fear")),
+    "Donate-a-Cry": ("index.csv", "id,gender,age,reason\n1,m,26,hu\n", ["hungry/69BD-m-26-hu.wav"], {}, "the column 'path or file or filename' is missing"),
+    "NeMo": ("manifest.csv", "audio_filepath,offset,duration,label\na.wav,0.02,0.03,speech\n", ["a.wav"], {}, "'offset' and 'duration' (0.02, 0.03) mark a part of the file")}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_TABLES)
+def test_published_tables_are_read_or_say_what_to_do(name, tmp_path):
+    table, text, sounds, settings, expected = PUBLISHED_TABLES[name]
+    root = write_sounds(tmp_path, *sounds)
+    (root / table).parent.mkdir(exist_ok=True)
+    (root / table).write_text(text, encoding="utf-8")
+    try: corpus = read_corpus(root, table=table, **settings)
+    except UserError as error: words = str(error)
+    else: words = "\n".join(map(str, corpus.problems))
+    if isinstance(expected, str): assert expected in words and len(words) < 700 and "\n" not in words
+    else: assert not words and corpus.labels == expected and len(corpus.manifest) == len(sounds)
+
+
+def test_a_table_that_was_not_read_is_named(tmp_path):
+    root = write_sounds(tmp_path, "audio/a.wav", "audio/b.wav")
+    (root / "meta.csv").write_text("filename,scene_label\na.wav,bus\nb.wav,park\n", encoding="utf-8")
+    assert "meta.csv: has a column of files, and was not read; name the table as corpus.table" in said(audit(read_corpus(root)))
+    assert read_corpus(root, table="meta.csv").labels == ("bus", "park")
+
+
+# Cells that mean something else
+
+def corpus_of(root: Path, text: str, **settings):
+    (root / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_corpus(root, table="t.csv", **settings)
+
+
+@pytest.fixture
+def four(tmp_path) -> Path: # four files of 0.1 s
+    return write_sounds(tmp_path / "four", "0.wav", "1.wav", "2.wav", "sub/3.wav")
+
+
+@pytest.mark.parametrize(("header", "times", "good", "word"), [
+    ("onset,offset", ("0.02,0.05", "0.06,0.09"), 0, "parts are not read"), ("start,end", ("0,0.1", "0,0.11"), 2, ""), ("start_ms,end_ms", ("0,100", "0,100"), 2, ""),
+    ("start sample,end sample", ("0,800", "0,795"), 2, ""), ("onset,duration", ("0,0.1", "0.005,0.1"), 2, ""), ("begin_time,end_time", ("70.5,70.6", "3,3.1"), 2, "end after the end of the files"),
+    ("start,end", ("2020-01-01,2020-01-02", "x,y"), 2, ""), ("start,end", (",", ","), 2, ""), ("start", ("1", "2"), 2, "")])
+def test_rows_that_mark_a_part_are_refused_in_one_sentence(header, times, good, word, four):
+    four = write_sounds(four, "long.wav")
+    soundfile.write(four / "long.wav", np.zeros(8000 * 5), 8000)
+    names = ("long.wav", "long.wav") if not good else ("0.wav", "1.wav")
+    corpus = corpus_of(four, f"path,label,{header}\n" + "".join(f"{name},{label},{cells}\n" for name, label, cells in zip(names, "xy", times)))
+    assert len(corpus.manifest) == good and word in "\n".join([*map(str, corpus.problems), *corpus.notes]) and len(corpus.problems) <= 1
+    assert bool(corpus.problems) == (not good)
+
+
+def test_a_list_for_tag_says_that_marks_are_not_read(four):
+    (four / "t.csv").write_text("path,onset,offset\n0.wav,1,2\n", encoding="utf-8")
+    told = []
+    assert list(table_paths(four / "t.csv", four, told.append)) == ["0.wav"] and "'onset' and 'offset' are not read" in told[0]
+
+
+@pytest.mark.parametrize(("text", "seconds", "word"), [
+    ("path,label,duration\n0.wav,x,100\n1.wav,y,\n", [0.1, None], "read as milliseconds"), ("path,label,Duration (ms)\n0.wav,x,100\n1.wav,y,100.0\n", [0.1, 0.1], ""),
+    ("path;label;duration\n0.wav;x;0,1\n1.wav;y;,1\n", [0.1, 0.1], ""), ("path,label,duration\n0.wav,x,7\n1.wav,y,7\n", [7, 7], "are not those of the files")])
+def test_durations_in_other_units(text, seconds, word, four):
+    corpus = corpus_of(four, text)
+    assert not corpus.problems and [None if np.isnan(value) else round(value, 3) for value in corpus.manifest["duration"]] == seconds
+    assert word in "".join(corpus.notes) and bool(corpus.notes) == bool(word)
+
+
+@pytest.mark.parametrize(("cells", "folds"), [("0101", [1, 2, 1, 2]), ("1212", [1, 2, 1, 2]), ("ABAB", [1, 2, 1, 2]), (("fold1", "fold2", "fold2", "fold1"), [1, 2, 2, 1]),
+                                              (("fold0", "fold1", "fold1", "fold0"), [1, 2, 2, 1]), ("0000", [0, 0, 0, 0]), (("0", "1", "1", ""), [0, 1, 1, 0])])
+def test_official_folds_are_taken_as_they_are(cells, folds, four):
+    corpus = corpus_of(four, "path,label,fold\n" + "".join(f"{name},{label},{cell}\n" for name, label, cell in zip(("0", "1", "2", "sub/3"), "xxyy", cells)))
+    assert corpus.manifest["fold"].tolist() == folds and not corpus.problems
+    if max(folds) and min(folds): assert assign_folds(corpus.manifest.assign(split="train"), "official", 2, 0)["fold"].tolist() == folds
+
+
+def test_folds_that_are_splits_or_a_mixture_are_rejected(four):
+    for cells in (("train", "val", "test", "train"), ("1", "2", "x", "1")):
+        corpus = corpus_of(four, "path,label,fold\n" + "".join(f"{name}.wav,x,{cell}\n" for name, cell in zip(("0", "1", "2", "sub/3"), cells)))
+        assert corpus.problems and "is not a fold" in str(corpus.problems[0])
+
+
+def test_the_test_split_needs_no_fold(four):
+    corpus = corpus_of(four, "path,label,fold,split\n0.wav,x,0,train\n1.wav,x,1,train\n2.wav,x,,test\nsub/3.wav,x,0,test\n")
+    assert corpus.manifest["fold"].tolist()[:2] == [1, 2] and not corpus.problems
+
+
+@pytest.mark.parametrize(("encoding", "labels", "read"), [
+    ("cp1251", ("кашель", "зевота"), False), ("mac_roman", ("Hüsteln", "Gähnen"), False), ("mac_roman", ("naïve", "café"), False), ("cp850", ("café", "élan"), False), ("cp1250", ("kasłać", "ziewać"), False),
+    ("shift_jis", ("咳", "笑い"), False), ("iso8859-7", ("βήχας", "γέλιο"), False), ("cp1252", ("Hüsteln", "Škoda’s œuvre"), True), ("utf-16", ("кашель", "Hüsteln"), True), ("utf-16-le", ("кашель", "Hüsteln"), True),
+    ("utf-16-be", ("咳", "笑い"), True), ("utf-32", ("кашель", "笑い"), True)])
+def test_no_letter_is_guessed_without_a_word(encoding, labels, read, four):
+    corpus = corpus_of(four, f"path,label\n0.wav,{labels[0]}\n1.wav,{labels[1]}\n".encode(encoding))
+    if read: assert set(corpus.labels) == set(labels) and bool(corpus.notes) == (encoding == "cp1252")
+    else: assert corpus.problem_count == 2 and len(corpus.problems) == 1 and "save the table as UTF-8" in str(corpus.problems[0])
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("path,label,class\n0.wav,x,p\n1.wav,x,q\n", "'label' and 'class' may both be the label"), ("path,category,target\n0.wav,x,1\n1.wav,x,2\n", "say which it is as corpus.columns.label"),
+    ("path,kind\n0.wav,x\n", "say which one it is as corpus.columns.label")])
+def test_an_unclear_label_is_asked_about(text, words, four):
+    with pytest.raises(UserError, match=words): corpus_of(four, text)
+    column = text.split("\n")[0].split(",")[-1]
+    assert not corpus_of(four, text, columns={"label": column}).problems
+
+
+def test_labels_that_follow_from_each_other_are_no_doubt(four):
+    text = "path,class,category,target\n0.wav,dog,animal,0\n1.wav,cat,animal,1\n2.wav,rain,weather,2\n"
+    assert corpus_of(four, text).labels == ("cat", "dog", "rain")
+
+
+@pytest.mark.parametrize(("text", "clips", "words"), [
+    ("path,label\nC:\\data\\0.wav,x\n", 0, "a path of Windows"), ("path,label\nC:\\a\\0.wav,x\nD:\\b\\1.wav,y\n", 0, "a path of Windows"), ("path,label\n0.wav,x\n./0.wav,y\n", 1, "as 'x' and not 'y'"),
+    ("path,label\n0.WAV,x\n0.wav,x\n", 1, "stands already in line 2; keep one row"), ("path,label\n3.wav,x\n", 1, "'3.wav' as sub/3.wav"), ("path,label\n3,x\n", 1, "'3' as sub/3.wav"),
+    ("path,label\n../away.wav,x\n0.wav,y\n", 2, "1 file lies outside the corpus's folder"), ("path,label\n../gone.wav,x\n", 0, "missing file"), ("path,label,split\n0.wav,x,val\n", 0, "write train; folds take the part of validation")])
+def test_rows_that_point_elsewhere(text, clips, words, four):
+    write_sounds(four.parent, "away.wav")
+    corpus = corpus_of(four, text)
+    assert len(corpus.manifest) == clips and words in "\n".join([*map(str, corpus.problems), *corpus.notes])
+
+
+def test_a_name_that_two_files_have_is_asked_about(four):
+    (four / "other").mkdir()
+    (four / "other" / "3.wav").write_bytes((four / "sub" / "3.wav").read_bytes())
+    assert "2 files have this name (other/3.wav, sub/3.wav)" in str(corpus_of(four, "path,label\n3.wav,x\n").problems[0])
+
+
+def test_bare_names_in_labels_csv_are_found_in_their_folders(tmp_path):
+    root = write_sounds(tmp_path, *(f"{label}/{label}{number}.wav" for label in ("cough", "laugh") for number in range(2)))
+    (root / "labels.csv").write_text("filename,speaker\n" + "".join(f"{label}{number}.wav,s{number}\n" for label in ("cough", "laugh") for number in range(2)), encoding="utf-8")
+    corpus = read_corpus(root)
+    assert not corpus.problems and corpus.manifest["group"].tolist() == ["s0", "s1", "s0", "s1"]
+    (root / "labels.csv").write_text("filename,class\n" + "".join(f"{label}{number}.wav,{label}\n" for label in ("cough", "laugh") for number in range(2)), encoding="utf-8")
+    assert read_corpus(root, labels_from="table").labels == ("cough", "laugh")

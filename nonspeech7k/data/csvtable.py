@@ -53,7 +53,16 @@ def _note_unused_classes(
                               f"no row has the class '{name}' of corpus.labels; correct or remove it there")
                       for table in rows.tables for name in labels if name not in named]
 
-# %% ../../nbs/1_data/40_csvtable.ipynb #6ee48c11
+# %% ../../nbs/1_data/40_csvtable.ipynb #be54bf57
+def _comma_notes(
+    label:pd.Series, # (rows,) cells, of which each may hold several labels
+) -> list[str]:
+    "A sentence where labels seem to stand between commas, which may also be part of a name."
+    several = label[label.str.contains(",", regex=False)]
+    if not len(several) or label.str.contains(SEPARATOR, regex=False).any(): return []
+    return [f"'{several.iloc[0][:80]}' is read as one class, since labels are divided by {SEPARATOR} alone; write {SEPARATOR} between them if they are several"]
+
+# %% ../../nbs/1_data/40_csvtable.ipynb #4f6a0ce0
 def read_csv(
     root:str|Path, # the folder that the table's paths start from
     table:str|Path, # CSV, relative to the root or to the working folder
@@ -71,7 +80,9 @@ def read_csv(
     rows = Rows(rows_where(tables, where), tuple(USUAL_HEADERS), problems)
     files, label = files_of_rows(rows, "path", [root, path.parent], root), rows.frame["label"]
     labels = None if labels is None else [one_name(str(name)) for name in labels]
-    if labels_per_clip == "several": label = label.map(ordered_labels)
+    if labels_per_clip == "several":
+        rows.notes += _comma_notes(label)
+        label = label.map(ordered_labels)
     _reject_unlabelled(rows, label, labels_per_clip)
     if labels:
         _reject_other_classes(rows, label, labels, labels_per_clip)

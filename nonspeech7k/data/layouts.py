@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LAYOUTS', 'SETTINGS', 'read_corpus']
 
-# %% ../../nbs/1_data/50_layouts.ipynb #97725c70
+# %% ../../nbs/1_data/50_layouts.ipynb #e1e7f0b7
+from dataclasses import replace
 from pathlib import Path
 
 from .csvtable import read_csv
@@ -14,6 +15,8 @@ from .finding import corpus_root, is_audio, walk
 from .folders import read_folders
 from .manifest import Corpus
 from .nonspeech7k import nonspeech7k_tables, read_nonspeech7k
+from .published import plain_header, published_table
+from .tables import LABEL_HEADERS, PATH_HEADERS, is_table, plain_headers
 from ..files import UserError
 
 # %% ../../nbs/1_data/50_layouts.ipynb #66b61b26
@@ -40,7 +43,7 @@ def _given_settings(
         if given.get(key) == usual: del given[key]
     return given
 
-# %% ../../nbs/1_data/50_layouts.ipynb #3a91a006
+# %% ../../nbs/1_data/50_layouts.ipynb #6ce344ed
 def _recognise_layout(
     root:Path, # of the corpus
     given:dict, # the settings that say something
@@ -51,14 +54,33 @@ def _recognise_layout(
     complete, near = nonspeech7k_tables(root)
     if complete or "train_table" in given or "test_table" in given: return "nonspeech7k"
     if esc50_table(root): return "esc50"
+    if published_table(root): return "csv"
     if near: return "nonspeech7k"
     entries = walk(root, closed=(closed := []))
     if any(is_audio(path) and "/" in path for path, _ in entries) or closed: return "folders"
+    tables = [path for path, is_file in walk(root, closed=[]) if is_file and is_table(path)][:3]
+    there = f" (there is {', '.join(tables)})" if tables else ""
     raise UserError(f"{root}: no layout recognised. Looked for a CSV with Filename and Class ID (nonspeech7k), "
-                    f"meta/esc50.csv (esc50) and folders with audio files (.wav, .flac, .mp3, …); "
-                    "correct corpus.root, or name your table as corpus.table")
+                    f"meta/esc50.csv (esc50), metadata/UrbanSound8K.csv and folders with audio files (.wav, .flac, .mp3, …); "
+                    f"correct corpus.root, or name your table as corpus.table{there}")
 
-# %% ../../nbs/1_data/50_layouts.ipynb #071d8e85
+# %% ../../nbs/1_data/50_layouts.ipynb #d6dcddae
+_FILES, _LABELS = ({plain_header(header) for header in headers} for headers in (PATH_HEADERS, LABEL_HEADERS))
+
+# %% ../../nbs/1_data/50_layouts.ipynb #e0b1b741
+def _unread_tables(
+    root:Path, # of a corpus in class folders
+    classes:int, # how many its folders have
+) -> list[str]: # sentences
+    "Which tables below a root may say the classes, and were not read."
+    tables = [path for path, is_file in walk(root, closed=[]) if is_file and is_table(path) and path.count("/") <= 2
+              and path.lower() not in ("labels.csv", "labels.tsv")]
+    found = [path for path in tables[:20] if (known := plain_headers(root/path)) and known & _FILES and (known & _LABELS or classes < 2)]
+    if not found: return []
+    first = f"{', '.join(found[:3])}: {'has' if len(found) == 1 else 'have'} a column of files"
+    return [f"{first}, and {'was' if len(found) == 1 else 'were'} not read; name the table as corpus.table if it says the classes"]
+
+# %% ../../nbs/1_data/50_layouts.ipynb #9f9e4a7b
 def read_corpus(
     root:str|Path, # the folder of the recordings
     layout:str="auto", # one of `LAYOUTS`
@@ -77,5 +99,9 @@ def read_corpus(
         if key not in keys:
             raise UserError(f"corpus.{key}: the layout {layout} has no use for it; "
                             "remove it or change corpus.layout")
-    if layout == "csv" and "table" not in given: raise UserError("corpus.table: the layout csv needs it; name the CSV")
-    return reader(root, **given)
+    if layout == "csv" and "table" not in given:
+        if not (table := published_table(root)): raise UserError("corpus.table: the layout csv needs it; name the CSV")
+        given["table"] = table
+    corpus = reader(root, **given)
+    if layout != "folders" or {"table", "levels", "labels_from"} & set(given): return corpus
+    return replace(corpus, notes=(*corpus.notes, *_unread_tables(root, len(corpus.labels))))

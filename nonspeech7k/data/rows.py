@@ -137,9 +137,10 @@ def not_a(
     "What is wrong with a cell that is empty or something else than it should be."
     return f"'{text}' is not a {thing}" if text else f"there is no {thing}"
 
-# %% ../../nbs/1_data/22_rows.ipynb #8e31fdfa
+# %% ../../nbs/1_data/22_rows.ipynb #7c0c99c3
 MOST_FOLDS = 100 # names of folds in one corpus
 
+# %% ../../nbs/1_data/22_rows.ipynb #9783c36e
 def _named_folds(
     names:list[str], # all that there are
 ) -> dict[str, int]: # name → number from 1; empty where these are no names of folds
@@ -263,11 +264,12 @@ def of_another_machine(
     why = why_not_here(names[0]) if len(names) > 1 and folder else ""
     return why and f"{why}; write the paths of this table from the corpus's folder, or correct corpus.root"
 
-# %% ../../nbs/1_data/22_rows.ipynb #28556a0e
-def _of_windows(name:str) -> str: # a path that leads nowhere; '' where nothing speaks for Windows
+# %% ../../nbs/1_data/22_rows.ipynb #4271f8c8
+def _with_drive(name:str) -> str: # a path that leads nowhere; '' where nothing speaks for Windows
     "What is wrong with one path that begins with a drive."
     return f"{why_not_here(name)}; write the path from the corpus's folder" if re.match(r"[A-Za-z]:[\\/]|\\\\", name) and why_not_here(name) else ""
 
+# %% ../../nbs/1_data/22_rows.ipynb #28954368
 def reject_absent(
     rows:Rows, # all of them
     column:str, # of the file names
@@ -280,9 +282,9 @@ def reject_absent(
     absent = np.array([bool(name and trouble) for name, (_, trouble) in zip(names, found)], bool)
     if foreign := of_another_machine(list(compress(names, absent))):
         return rows.reject(absent, column, lambda row: f"{names[row]}: {foreign}", most=0)
-    rows.reject(absent, column, lambda row: f"{names[row]}: {_of_windows(names[row]) or found[row][1]}")
+    rows.reject(absent, column, lambda row: f"{names[row]}: {_with_drive(names[row]) or found[row][1]}")
 
-# %% ../../nbs/1_data/22_rows.ipynb #4ab1f679
+# %% ../../nbs/1_data/22_rows.ipynb #b76fc080
 def _part_words(
     marks:Marks, # the columns
     frame:pd.DataFrame, # text
@@ -292,6 +294,7 @@ def _part_words(
     return (f"'{marks.headers[0]}' and '{marks.headers[1]}' ({frame[marks.start][row][:20]}, {frame[marks.end][row][:20]}) mark a part of the file, and "
             "parts are not read: cut them out into files of their own, or remove the two columns where each row means its whole file")
 
+# %% ../../nbs/1_data/22_rows.ipynb #ef9b621c
 def reject_parts(
     rows:Rows, # all of them
     column:str, # of the paths
@@ -308,7 +311,20 @@ def reject_parts(
                           "taken for times in the recordings that the files were cut from, and not read")
     return meant == PART
 
-# %% ../../nbs/1_data/22_rows.ipynb #ec513362
+# %% ../../nbs/1_data/22_rows.ipynb #23d41aa5
+def _place_notes(
+    name:str, # of the table
+    moved:list[tuple[str, str]], # name in the table and path, of files that were found by their names
+    outside:list[str], # absolute paths
+) -> list[str]:
+    "Sentences about files that stand elsewhere than one would think."
+    by_name = (f"{name}: {len(moved):,} {'files were' if len(moved) > 1 else 'file was'} found by the name alone: '{moved[0][0][:80]}' as {moved[0][1]}; "
+               "write the whole path where that is wrong") if moved else ""
+    away = (f"{name}: {len(outside):,} {'files lie' if len(outside) > 1 else 'file lies'} outside the corpus's folder: {outside[0]}; "
+            "copy them there, or give a folder that holds all as corpus.root") if outside else ""
+    return [note for note in (by_name, away) if note]
+
+# %% ../../nbs/1_data/22_rows.ipynb #e9fca1e7
 def files_of_rows(
     rows:Rows, # all of them
     column:str, # of the paths
@@ -318,10 +334,9 @@ def files_of_rows(
     "The audio file of each row; rejects rows that have none, that mark a part of it or that repeat one."
     names = list(rows.frame[column])
     found, moved = find_here_or_by_name(names, folders, root)
-    if moved: rows.notes.append(f"{len(moved):,} of the files of {rows.tables[0].name} were found by their names alone: '{moved[0][0][:80]}' as {moved[0][1]}"
-                                + "; write the whole path where that is wrong")
-    reject_absent(rows, column, names, found)
     files = [path for path, _ in found]
+    rows.notes += _place_notes(rows.tables[0].name if rows.tables else "", moved, [path for path in files if os.path.isabs(path)])
+    reject_absent(rows, column, names, found)
     parts = reject_parts(rows, column, files, root)
     reject_duplicates(rows, ["" if part else path or name for name, path, part in zip(names, files, parts)], column, rows.frame.get("label"))
     return files
