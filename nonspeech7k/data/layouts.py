@@ -19,8 +19,10 @@ from .published import plain_header, published_table
 from .tables import LABEL_HEADERS, PATH_HEADERS, is_table, plain_headers
 from ..files import UserError
 
-# %% ../../nbs/1_data/50_layouts.ipynb #66b61b26
+# %% ../../nbs/1_data/50_layouts.ipynb #3a50349d
 LAYOUTS = ("auto", "nonspeech7k", "esc50", "folders", "csv") # as recipes call them; 'auto' recognises the layout
+
+# %% ../../nbs/1_data/50_layouts.ipynb #dff77dd4
 _LAYOUT_READERS = { # layout → its reader, and the settings that it takes
     "nonspeech7k": (read_nonspeech7k, ("where", "train_table", "test_table", "train_audio", "test_audio")),
     "esc50": (read_esc50, ("where",)),
