@@ -53,7 +53,7 @@ def find_marks(
     lasting = not (start and end)
     if lasting: start, end = start or (end if end and "offset" in plain[end[0]] else None), length
     if not start or not end: return None
-    return Marks(start[0], end[0], (start[1], end[1]), lasting, (headers[start[0]], headers[end[0]]))
+    return Marks(start[0], end[0], (start[1], end[1]), lasting, (headers[start[0]][:40], headers[end[0]][:40]))
 
 # %% ../../nbs/1_data/19_marks.ipynb #363a9c41
 @lru_cache(maxsize=65536)
