@@ -44,7 +44,7 @@ def _group_doubts(
     return [f"groups that may be one: {_five(alike, 300)}; write them alike if they are, since one on both sides of a split makes "
             "the score too good"] if alike else []
 
-# %% ../../nbs/1_data/88_doubts.ipynb #400df00b
+# %% ../../nbs/1_data/88_doubts.ipynb #724ba76f
 def _odd_names(
     corpus:Corpus, # from class folders
     odd:list[str], # labels that are called as no class is
@@ -53,7 +53,7 @@ def _odd_names(
     deeper = len(corpus.manifest) and all(path.count("/") > corpus.level for path in corpus.manifest["path"])
     levels = "/".join([*(corpus.above or ("skip",) * (corpus.level - 1)), "skip", "label"])
     way = (f"if the folders below them are the classes, set corpus.levels: {levels}, else rename them" if deeper else
-           "rename them if they are; if they are not, sort the clips into folders of their classes, or name a table of their labels as corpus.table")
+           "rename them if they are classes, else sort the clips into folders of their classes, or name a table of their labels as corpus.table")
     return f"classes that are called as no class is: {_five(odd)}; {way}"
 
 # %% ../../nbs/1_data/88_doubts.ipynb #c4e17a80

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LAYOUTS', 'SETTINGS', 'read_corpus']
 
-# %% ../../nbs/1_data/50_layouts.ipynb #97725c70
+# %% ../../nbs/1_data/50_layouts.ipynb #270b1662
+import os
 from pathlib import Path
 
 from .csvtable import read_csv
@@ -13,7 +14,9 @@ from .esc50 import esc50_table, read_esc50
 from .finding import corpus_root, is_audio, walk
 from .folders import read_folders
 from .manifest import Corpus
+from .naming import split_name
 from .nonspeech7k import nonspeech7k_tables, read_nonspeech7k
+from .tables import LABEL_HEADERS, PATH_HEADERS, is_table, plain_header, plain_headers
 from ..files import UserError
 
 # %% ../../nbs/1_data/50_layouts.ipynb #66b61b26
@@ -40,7 +43,31 @@ def _given_settings(
         if given.get(key) == usual: del given[key]
     return given
 
-# %% ../../nbs/1_data/50_layouts.ipynb #3a91a006
+# %% ../../nbs/1_data/50_layouts.ipynb #6a855570
+def _tables_of_labels(root:Path) -> list[str]: # of the corpus; names
+    "The tables in a root that have files and labels in their header."
+    names = sorted(name for name in os.listdir(root) if is_table(name) and not name.startswith("."))
+    path, label = (set(map(plain_header, headers)) for headers in (PATH_HEADERS, LABEL_HEADERS))
+    return [name for name in names if (header := plain_headers(root/name)) and header & path and header & label]
+
+# %% ../../nbs/1_data/50_layouts.ipynb #6fa5ef84
+def _table_beside(
+    root:Path, # of the corpus
+) -> str: # its name; '' where there is none
+    "The table of files and labels in a root; raises `UserError` where there are several."
+    found = _tables_of_labels(root)
+    usual = [name for stem in ("labels", "metadata") for name in found if Path(name).stem.lower() == stem]
+    if len(found) > 1 and len(usual) != 1:
+        raise UserError(f"{root}: more than one table may say the labels ({', '.join((usual or found)[:5])}); name one as corpus.table")
+    return (usual or found or [""])[0]
+
+# %% ../../nbs/1_data/50_layouts.ipynb #bcb29cf2
+def _lacking_table(root:Path) -> str: # of the corpus; a sentence, or ''
+    "What is wrong with a table beside sounds."
+    odd = next((name for name in sorted(os.listdir(root)) if is_table(name)), "")
+    return odd and f" {odd} has no column of files, such as 'path', or none of labels, such as 'label'; rename them there."
+
+# %% ../../nbs/1_data/50_layouts.ipynb #f33b4c36
 def _recognise_layout(
     root:Path, # of the corpus
     given:dict, # the settings that say something
@@ -53,12 +80,16 @@ def _recognise_layout(
     if esc50_table(root): return "esc50"
     if near: return "nonspeech7k"
     entries = walk(root, closed=(closed := []))
-    if any(is_audio(path) and "/" in path for path, _ in entries) or closed: return "folders"
-    raise UserError(f"{root}: no layout recognised. Looked for a CSV with Filename and Class ID (nonspeech7k), "
-                    f"meta/esc50.csv (esc50) and folders with audio files (.wav, .flac, .mp3, …); "
-                    "correct corpus.root, or name your table as corpus.table")
+    holders = {path.rpartition("/")[0] for path, _ in entries if is_audio(path)}
+    no_classes = len(holders) == 1 or all(split_name(holder.rpartition("/")[2]) for holder in holders)
+    if holders and no_classes and not closed and _table_beside(root): return "csv"
+    if holders - {""} or closed: return "folders"
+    lacks = _lacking_table(root) if holders else ""
+    raise UserError(f"{root}: no layout recognised.{lacks} Looked for a CSV with Filename and Class ID (nonspeech7k), "
+                    f"meta/esc50.csv (esc50), folders with audio files (.wav, .flac, .mp3, …) and a table of files and labels "
+                    "beside sounds; correct corpus.root, or name your table as corpus.table")
 
-# %% ../../nbs/1_data/50_layouts.ipynb #071d8e85
+# %% ../../nbs/1_data/50_layouts.ipynb #ed273634
 def read_corpus(
     root:str|Path, # the folder of the recordings
     layout:str="auto", # one of `LAYOUTS`
@@ -77,5 +108,6 @@ def read_corpus(
         if key not in keys:
             raise UserError(f"corpus.{key}: the layout {layout} has no use for it; "
                             "remove it or change corpus.layout")
-    if layout == "csv" and "table" not in given: raise UserError("corpus.table: the layout csv needs it; name the CSV")
+    if layout == "csv" and "table" not in given: given["table"] = _table_beside(root)
+    if layout == "csv" and not given["table"]: raise UserError("corpus.table: the layout csv needs it; name the CSV")
     return reader(root, **given)

@@ -139,7 +139,7 @@ def _folder_sentences(
 ) -> list[str]:
     "Sentences about class folders in which nothing is sound."
     empty = [name for name, counts in folders.items() if not counts]
-    odd = [f"{name} ({_counted(counts)})" for name, counts in folders.items() if _maybe_sound(counts)]
+    odd = [f"{name} ({_counted(counts)})" for name, counts in folders.items() if _maybe_sound(counts) and not any(map(is_audio, counts))]
     sentences = []
     if odd:
         sentences.append(f"no class is made of {'the folder' if len(odd) == 1 else 'the folders'} {', '.join(odd[:5])}"

@@ -160,7 +160,7 @@ def _split_levels(
               for top in tops if not split_name(top)]
     return Levels(("split", *inner.words), (*notes, *inner.notes), (*others, *inner.problems))
 
-# %% ../../nbs/1_data/34_levels.ipynb #ef908d5f
+# %% ../../nbs/1_data/34_levels.ipynb #5437a962
 def _levels_below(
     parts:list[list[str]], # folders and name of each clip
     above:str, # levels above them: 'skip/'
@@ -169,7 +169,6 @@ def _levels_below(
     tops = _folders_below(parts)
     return (_unwrapped(parts, tops, above) or _doubted_levels(tops, above)) if tops else Levels()
 
-# %% ../../nbs/1_data/34_levels.ipynb #713928f3
 def guess_levels(
     clips:list[str], # paths of audio files
     above:str="", # levels above them: 'skip/'

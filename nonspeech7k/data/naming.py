@@ -105,15 +105,15 @@ def alike_names(
     for name in sorted(set(names)): sets.setdefault(key(name), []).append(name)
     return [alike for alike in sets.values() if len(alike) > 1]
 
-# %% ../../nbs/1_data/14_naming.ipynb #1a5b6404
-_KINDS = ("fold|batch|part|chunk|session|split|set|subset|take|run|day|week|month|round|site|disc|disk|cd|dvd|vol|volume|folder|"
+# %% ../../nbs/1_data/14_naming.ipynb #660914a3
+_BETWEEN = ("fold|batch|part|chunk|session|split|set|subset|take|run|day|week|month|round|site|disc|disk|cd|dvd|vol|volume|folder|"
           "new folder|device|phone|mic|channel|patient|subject|speaker|participant|user|person|recording|rec|group|case|id")
 _NO_CLASS = re.compile(
-    rf"({_KINDS}|p|s)?[ _.#-]*\d+"
+    rf"({_BETWEEN}|p|s)?[ _.#-]*\d+"
     r"|\d{2,4}[-_. ]?\d{2}[-_. ]?\d{2,4}([-_. t]?\d{2,6})*|(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-_. ]*\d+"
     r"|originals?|segment(s|ed)|raw|processed|converted|resampled|augmented|denoised|audios?|data|dataset|sounds?|wavs?|flac|mp3|ogg|"
     r"recordings?|files?|clips?|samples?|new folder|untitled folder|backup|export|output|te?mp|old|new|misc")
-_LETTERED = re.compile(rf"({_KINDS}) ([a-z]|[ivx]+|one|two|three|four|five|six|seven|eight|nine|ten)")
+_LETTERED = re.compile(rf"({_BETWEEN}) ([a-z]|[ivx]+|one|two|three|four|five|six|seven|eight|nine|ten)")
 
 # %% ../../nbs/1_data/14_naming.ipynb #116dd1e2
 def no_class_name(
