@@ -113,7 +113,8 @@ def _refuse_no_folder(
     "Raises `UserError` where a root is missing, a file, or closed."
     try: is_folder = stat.S_ISDIR(os.stat(root).st_mode)
     except (FileNotFoundError, NotADirectoryError) as error:
-        why = f" ({found})" if (found := why_not_here(root)) else ""
+        found = why_not_here(root) or ("a link that leads nowhere" if root.is_symlink() else "")
+        why = f" ({found})" if found else ""
         raise UserError(f"{root}: no such folder{why}; give the folder of the recordings as corpus.root") from error
     except OSError as error: raise UserError(f"{root}: {why_closed(error)}") from error
     if not is_folder:

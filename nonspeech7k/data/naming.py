@@ -78,7 +78,7 @@ def foreign_letters(
     odd = dict.fromkeys(letter for letter in name if letter.isalpha() and not letter.isascii() and ord(letter) in _LOOKS_LIKE)
     return f"{unicodedata.name(next(iter(odd))).split()[0].capitalize()} {', '.join(odd)}" if odd else ""
 
-# %% ../../nbs/1_data/14_naming.ipynb #5b61083a
+# %% ../../nbs/1_data/14_naming.ipynb #f43487a7
 def alike_group(
     name:str, # of a group: a speaker, a recording
 ) -> str: # equal for names that are probably meant to be one
@@ -93,7 +93,7 @@ def alike_key(
 ) -> str: # equal for names that are probably meant to be one
     "A name as `alike_group` has it, without the marks of a copy."
     name = one_name(name)
-    return alike_group(re.sub(r"(?i)[\s_-]*(\(\d+\)|\bcopy\b( \d+)?|\bKopie\b|\bcopie\b)\s*$", "", name) or name)
+    return alike_group(re.sub(r"(?i)[\s_-]{0,9}(\(\d{1,9}\)|\bcopy\b( \d{1,9})?|\bKopie\b|\bcopie\b)$", "", name) or name)
 
 # %% ../../nbs/1_data/14_naming.ipynb #0eafdbeb
 def alike_names(
@@ -105,22 +105,22 @@ def alike_names(
     for name in sorted(set(names)): sets.setdefault(key(name), []).append(name)
     return [alike for alike in sets.values() if len(alike) > 1]
 
-# %% ../../nbs/1_data/14_naming.ipynb #660914a3
+# %% ../../nbs/1_data/14_naming.ipynb #49268747
 _BETWEEN = ("fold|batch|part|chunk|session|split|set|subset|take|run|day|week|month|round|site|disc|disk|cd|dvd|vol|volume|folder|"
           "new folder|device|phone|mic|channel|patient|subject|speaker|participant|user|person|recording|rec|group|case|id")
 _NO_CLASS = re.compile(
     rf"({_BETWEEN}|p|s)?[ _.#-]*\d+"
-    r"|\d{2,4}[-_. ]?\d{2}[-_. ]?\d{2,4}([-_. t]?\d{2,6})*|(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-_. ]*\d+"
+    r"|\d{2,4}[-_. ]?\d{2}[-_. ]?\d{2,4}([-_. t]?\d{2,6}){0,4}|(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-_. ]*\d+"
     r"|originals?|segment(s|ed)|raw|processed|converted|resampled|augmented|denoised|audios?|data|dataset|sounds?|wavs?|flac|mp3|ogg|"
     r"recordings?|files?|clips?|samples?|new folder|untitled folder|backup|export|output|te?mp|old|new|misc")
 _LETTERED = re.compile(rf"({_BETWEEN}) ([a-z]|[ivx]+|one|two|three|four|five|six|seven|eight|nine|ten)")
 
-# %% ../../nbs/1_data/14_naming.ipynb #116dd1e2
+# %% ../../nbs/1_data/14_naming.ipynb #17938e54
 def no_class_name(
     name:str, # of a folder
 ) -> bool:
     "Whether a name is one that folders between the root and the classes often have, or is a number or a date."
-    plain = one_name(name).lower()
+    plain = one_name(name).lower()[:300]
     return bool(split_name(name) or _NO_CLASS.fullmatch(plain) or _LETTERED.fullmatch(" ".join(words_of(name))))
 
 # %% ../../nbs/1_data/14_naming.ipynb #71ab6c02
