@@ -1,6 +1,7 @@
 """Somebody's folders and tables, as they come from Macs, from Windows, from spreadsheets and from phones: nothing vanishes, every name is one name, a wrong level of folders is asked about, and what is no table ends in one sentence."""
 import json
 import os
+import re
 import unicodedata
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 import soundfile
 
 from nonspeech7k.data.audit import audit, audit_text
+from nonspeech7k.data.doubts import class_doubts
 from nonspeech7k.data.layouts import read_corpus
+from nonspeech7k.data.reading import find_sounds
 from nonspeech7k.data.splits import assign_folds, leaks
 from nonspeech7k.data.tables import read_table, table_paths
 from nonspeech7k.files import UserError
@@ -54,6 +57,33 @@ def test_what_is_not_taken_is_counted_and_said(tmp_path):
     assert found["fit"]["answer"] == "with care" and "left out: 4 .sound1" in audit_text(found)
 
 
+@pytest.mark.parametrize("folder", ["LOST.DIR", "lost+found", "found.001", "~snapshot", "Trash", "Papierkorb", "Corbeille", "Network Trash Folder",
+                                    "Temporary Items", "System Volume Information", "RECYCLER", "@Recycle", "cough/__pycache__"])
+def test_a_systems_folder_is_no_class_and_its_sounds_are_counted(folder, tmp_path):
+    root = write_sounds(tmp_path, *classes("cough", "laugh"), f"{folder}/x/1.wav")
+    for hidden in (".snapshot", ".Trash-1000", ".Spotlight-V100", ".fseventsd", ".AppleDouble", ".git", "cough/.ipynb_checkpoints"):
+        write_sounds(root, f"{hidden}/2.wav")
+    found = audit(read_corpus(root))
+    assert found["labels"] == ["cough", "laugh"] and found["clips"] == 6 and found["not_taken"]["passed"] == {folder: 1}
+
+
+def test_a_dead_link_is_said_and_stops_nothing(tmp_path):
+    root, told = write_sounds(tmp_path, *classes("cough", "laugh")), []
+    (root / "cough" / "dead.wav").symlink_to("gone.wav")
+    (root / "sneeze").symlink_to("/nowhere/sneeze", target_is_directory=True)
+    os.mkfifo(root / "laugh" / "pipe.wav")
+    found = audit(read_corpus(root))
+    assert found["clips"] == 6 and "a link that leads nowhere is left out: sneeze" in said(found) and "cough/dead.wav" in said(found)
+    assert len(find_sounds([root], told.append)) == 6
+    assert "cough/dead.wav, sneeze; mend or remove them" in told[0] and "a pipe or a device is left out: laugh/pipe.wav" in told[0]
+
+
+def test_sound_that_is_in_no_class_is_in_no_row_of_nothing(tmp_path):
+    root = write_sounds(tmp_path, *classes("train/cough", "train/laugh", "test/cough"), "train/_background_noise_/1.wav")
+    found = audit(read_corpus(root))
+    assert found["not_taken"]["sentence"] == "left out: 1 .wav file of sound in no class" and "called like sound" not in said(found)
+
+
 def test_sound_that_needs_pyav_is_counted_where_it_is_missing(tmp_path, monkeypatch):
     from nonspeech7k.data import formats
     root = write_sounds(tmp_path, *classes("cough", "laugh"))
@@ -96,6 +126,38 @@ def test_plain_folders_are_read_without_a_word(folders, tmp_path):
     assert not corpus.notes and not corpus.problems and not audit(corpus)["doubts"]
 
 
+@pytest.mark.parametrize("splits", [("train_set", "test_set"), ("Training Data", "Test Data"), ("TrainSet", "testset"), ("01-train", "02-test"),
+                                    ("Trainingsdaten", "Testdaten"), ("train_audio", "hold-out")])
+def test_splits_are_known_in_usual_spellings(splits, tmp_path):
+    corpus = read_corpus(write_sounds(tmp_path, *classes(*(f"{split}/{label}" for split in splits for label in ("cough", "laugh")))))
+    assert corpus.labels == ("cough", "laugh") and not corpus.problems and set(corpus.manifest["split"]) == {"train", "test"}
+
+
+@pytest.mark.parametrize("tops", [("fold_a", "fold_b"), ("Batch A", "Batch B"), ("fold0", "fold1"), ("part1", "part 01"), ("Test 1", "Test 2"), ("ann", "bob"),
+                                  ("data/batch1", "data/batch2"), ("train/Batch A", "train/Batch B", "test/Batch A"), ("train/ann", "test/ann", "train/bob")])
+def test_each_way_out_that_is_named_works(tops, tmp_path):
+    root = write_sounds(tmp_path, *classes(*(f"{top}/{label}" for top in tops for label in ("cough", "laugh")), clips=1))
+    sentence = next(sentence for sentence in audit(read_corpus(root))["doubts"] if "corpus.levels: " in sentence and "hold the same" in sentence)
+    ways, keep = re.findall(r"[a-z]+(?:/[a-z]+)*", sentence.partition("corpus.levels: ")[2].partition(";")[0].replace(" or ", " ")), sentence.rpartition("; or ")[2]
+    assert len(ways) > 1
+    for way in ways:
+        told = read_corpus(root, levels=way)
+        assert told.labels == ("cough", "laugh") and not told.problems and not class_doubts(told), way
+        assert set(told.manifest["split"]) == ({"train", "test"} if "train" in tops[0] else {""})
+    assert not read_corpus(root, levels=keep.partition(",")[0]).problems
+
+
+def test_a_way_out_keeps_the_split(tmp_path):
+    root = write_sounds(tmp_path, *classes("train/fold1/cough", "train/fold2/laugh", "test/fold1/cough", "test/fold2/laugh"))
+    assert "corpus.levels: split/skip/label" in said(audit(read_corpus(root)))
+    assert set(read_corpus(root, levels="split/skip/label").manifest["split"]) == {"train", "test"}
+    nested = write_sounds(tmp_path / "nested", *classes("x/train/cough", "x/Validation Set/cough"))
+    with pytest.raises(UserError, match="corpus.levels: skip/split/label"): read_corpus(nested)
+    assert read_corpus(nested, levels="skip/split/label").labels == ("cough",)
+    flat = write_sounds(tmp_path / "flat", *classes("Batch A", "Batch B"))
+    assert "called as no class is: Batch A, Batch B; rename them" in said(audit(read_corpus(flat)))
+
+
 def test_levels_are_told_by_the_recipe(tmp_path, monkeypatch):
     root = write_sounds(tmp_path, *classes(*(f"fold{n}/s{n}/{label}" for n in (1, 2) for label in ("dog", "rain"))))
     told = read_corpus(root, levels="fold/group/label")
@@ -128,6 +190,19 @@ def test_one_label_in_many_spellings_is_one_class(tmp_path):
     assert corpus.labels == ("Gähnen", "gähnen") and not corpus.problems and "may be one" in said(audit(corpus))
     assert read_corpus(root, table="t.csv", labels=[labels[1], "Gähnen "]).labels == ("gähnen", "Gähnen")
     assert len(read_corpus(root, table="t.csv", where={"LABEL ": labels[1] + "\u00a0"}).manifest) == 5, "where does not mind capitals"
+
+
+def test_what_is_not_seen_makes_no_second_name_and_what_looks_alike_is_doubted(tmp_path):
+    labels = ["cough", "cough\ufe0f", "co\u034fugh", "\u3164cough", "cough\u115f", "cough\U000e0020", "ｃｏｕｇｈ", "\u0441\u043eugh", "a-b", "a\u2010b", "a\u2011b"]
+    groups = ["01", "1", "1.0", "1", "Ann", "\u0410nn", "x-1", "x\u20111", "x-1", "b", "c"]
+    root = write_sounds(tmp_path, *(f"{number}.wav" for number in range(len(labels))))
+    rows = [f"{number}.wav,{label},{group}" for number, (label, group) in enumerate(zip(labels, groups, strict=True))]
+    (root / "labels.csv").write_text("\n".join(["path,label,speaker", *rows]), encoding="utf-8")
+    corpus = read_corpus(root)
+    assert corpus.labels == ("a-b", "cough", "\u0441\u043eugh") and set(corpus.manifest["group"]) == {"01", "1", "1.0", "Ann", "\u0410nn", "x-1", "b", "c"}
+    classes_, groups_ = audit(corpus)["doubts"]
+    assert "cough (7) = \u0441\u043eugh (1, with the Cyrillic \u0441, \u043e)" in classes_
+    assert "01 (1) = 1 (2) = 1.0 (1), Ann (1) = \u0410nn (1, with the Cyrillic \u0410)" in groups_
 
 
 def test_paths_are_found_in_many_spellings(tmp_path):
@@ -185,6 +260,34 @@ def test_usual_headers_are_found(header, tmp_path):
     root = write_sounds(tmp_path, "0.wav", "1.wav")
     (root / "t.CSV").write_text(f"{header}\n0.wav,dog\n1.wav,rain\n", encoding="utf-8")
     assert read_corpus(root, table="t.CSV").labels == ("dog", "rain") and list(table_paths(root / "t.CSV")) == ["0.wav", "1.wav"]
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "metadata.csv", "Labels.TSV", "mine.csv"])
+@pytest.mark.parametrize("folder", ["", "audio/"])
+def test_a_table_beside_sounds_without_classes_is_read(name, folder, tmp_path):
+    root, tab = write_sounds(tmp_path, f"{folder}0.wav", f"{folder}1.wav"), "\t" if name.endswith("TSV") else ","
+    (root / name).write_text(f"file_name,label\n{folder}0.wav,cough\n{folder}1.wav,laugh\n".replace(",", tab))
+    for layout in ("auto", "csv"):
+        corpus = read_corpus(root, layout)
+        assert corpus.layout == "csv" and corpus.labels == ("cough", "laugh") and not corpus.problems
+    (root / "notes.csv").write_text("path,remark\n0.wav,loud\n")
+    assert read_corpus(root).labels == ("cough", "laugh")
+
+
+def test_folders_name_the_splits_of_a_table(tmp_path):
+    root = write_sounds(tmp_path, *classes("train_set", "Test Data", clips=2))
+    (root / "labels.csv").write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in zip(classes("train_set", "Test Data", clips=2), "abab", strict=True)))
+    corpus = read_corpus(root)
+    assert corpus.labels == ("a", "b") and corpus.manifest["split"].tolist() == ["test", "test", "train", "train"] and "train_set" in corpus.notes[0]
+    flat = write_sounds(tmp_path / "flat", "1.wav")
+    (flat / "labels.csv").write_text("path,text\n1.wav,a\n")
+    with pytest.raises(UserError, match="labels.csv has no column of files"): read_corpus(flat)
+
+
+def test_yes_and_no_that_became_true_and_false_are_spoken_of(tmp_path):
+    root = write_sounds(tmp_path, "0.wav", "1.wav")
+    (root / "labels.csv").write_text("path,label\n0.wav,yes\n1.wav,no\n")
+    with pytest.raises(UserError, match="true and false are what some make of yes and no"): read_corpus(root, table="labels.csv", where={"label": [True, False]})
 
 
 def test_a_label_is_corrected_by_the_table(tmp_path):

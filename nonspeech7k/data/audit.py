@@ -226,7 +226,7 @@ def _not_taken(
     "What lies below the root of a corpus and is neither a clip nor a problem, and a sentence on it."
     named = {problem.file for problem in corpus.problems} if corpus.layout == "folders" else set()
     found = left_out(corpus.root, named | set(corpus.manifest["path"]), max(1, corpus.level))
-    return found | {"sentence": left_out_line(found)}
+    return found | {"sentence": left_out_line(found, corpus.layout == "folders")}
 
 # %% ../../nbs/1_data/90_audit.ipynb #c9ba7a13
 def _unreadable_files(

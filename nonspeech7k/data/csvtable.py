@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['read_csv']
 
-# %% ../../nbs/1_data/40_csvtable.ipynb #d50739da
+# %% ../../nbs/1_data/40_csvtable.ipynb #7d76a4b1
 from pathlib import Path
 
 import pandas as pd
 
 from .finding import corpus_root, given_path
 from .manifest import MANIFEST, SEPARATOR, Corpus, Problem, classes_in, label_names, ordered_labels
-from .naming import one_name
+from .naming import one_name, split_name
 from .rows import Rows, corpus_of_rows, files_of_rows, manifest_columns, reject_untrained
 from .tables import USUAL_HEADERS, map_columns, read_table, rows_where
 
@@ -53,6 +53,28 @@ def _note_unused_classes(
                               f"no row has the class '{name}' of corpus.labels; correct or remove it there")
                       for table in rows.tables for name in labels if name not in named]
 
+# %% ../../nbs/1_data/40_csvtable.ipynb #63bbd3d3
+def _split_in_path(
+    path:str, # of a clip
+) -> tuple[str, str]: # folder and split; '' where none says one
+    "The innermost folder of a path that is called like a split, and which split that is."
+    return next(((name, side) for name in reversed(path.split("/")[:-1]) if (side := split_name(name))), ("", ""))
+
+# %% ../../nbs/1_data/40_csvtable.ipynb #198d63fb
+def _splits_of_folders(
+    rows:Rows, # of the table; takes a note
+    files:list[str], # path of each row, '' where there is none
+    split:pd.Series, # (rows,) as the table says
+) -> list[str]|pd.Series: # (rows,)
+    "The splits of a table, or of the folders where the table has none."
+    if (split != "").any(): return split
+    found = list(map(_split_in_path, files))
+    sides, names = {side for path, (_, side) in zip(files, found) if path}, sorted({name for name, _ in found} - {""})
+    if "" in sides or "test" not in sides or len(sides) < 2: return split
+    validation = "; validation counts as train, since folds take its part" * ("validation" in sides)
+    rows.notes.append(f"the split is that of the folders {', '.join(names[:5])}, since the table has none{validation}")
+    return [side.replace("validation", "train") for _, side in found]
+
 # %% ../../nbs/1_data/40_csvtable.ipynb #be54bf57
 def _comma_notes(
     label:pd.Series, # (rows,) cells, of which each may hold several labels
@@ -62,7 +84,7 @@ def _comma_notes(
     if not len(several) or label.str.contains(SEPARATOR, regex=False).any(): return []
     return [f"'{several.iloc[0][:80]}' is read as one class, since labels are divided by {SEPARATOR} alone; write {SEPARATOR} between them if they are several"]
 
-# %% ../../nbs/1_data/40_csvtable.ipynb #4f6a0ce0
+# %% ../../nbs/1_data/40_csvtable.ipynb #55e866fd
 def read_csv(
     root:str|Path, # the folder that the table's paths start from
     table:str|Path, # CSV, relative to the root or to the working folder
@@ -88,6 +110,7 @@ def read_csv(
         _reject_other_classes(rows, label, labels, labels_per_clip)
         _note_unused_classes(rows, label, labels, labels_per_clip)
     parts = manifest_columns(rows, files, root)
+    parts["split"] = _splits_of_folders(rows, files, parts["split"])
     reject_untrained(rows, label, parts["split"], "label", labels_per_clip)
     found = sorted(classes_in(label[rows.good], labels_per_clip))
     return corpus_of_rows(root, "csv", rows, parts | {"label": label},

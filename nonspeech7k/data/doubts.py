@@ -5,26 +5,58 @@
 # %% auto #0
 __all__ = ['class_doubts', 'classes_line']
 
-# %% ../../nbs/1_data/88_doubts.ipynb #9501a1ac
+# %% ../../nbs/1_data/88_doubts.ipynb #3c435f07
+import pandas as pd
+
 from .levels import PROBABLY
 from .manifest import Corpus, each_label
-from .naming import alike_names, no_class_name, split_name
+from .naming import alike_group, alike_names, foreign_letters, no_class_name, split_name
 
-# %% ../../nbs/1_data/88_doubts.ipynb #2eb5290d
-def _five(names:list[str]) -> str: # in their order
-    names = [name if len(name) <= 40 else name[:39] + "…" for name in names]
+# %% ../../nbs/1_data/88_doubts.ipynb #baf891ae
+def _five(names:list[str], most:int=40) -> str: # in their order; letters of one
+    names = [name if len(name) <= most else name[:most - 1] + "…" for name in names]
     return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
 
-# %% ../../nbs/1_data/88_doubts.ipynb #fe8e5767
+# %% ../../nbs/1_data/88_doubts.ipynb #6f5ef5ee
+def _counted_alike(
+    names:list[str], # that may be meant to be one
+    counts:dict[str, int], # name → clips
+) -> str: # '01 (3) = 1 (4)'
+    "Names with their clips, and what cannot be told apart by looking."
+    parts = [f"{name[:40]} ({counts.get(name, 0):,}{', with the ' + foreign[:40] if (foreign := foreign_letters(name)) else ''})" for name in names]
+    return " = ".join(parts[:4]) + f" and {len(parts) - 4} more" * (len(parts) > 4)
+
+# %% ../../nbs/1_data/88_doubts.ipynb #cd3379a2
 def _alike_doubts(
     counts:dict[str, int], # label → clips
 ) -> list[str]:
     "Sentences about labels that may be meant to be one."
-    shown = lambda names: " = ".join(f"{name[:40]} ({counts.get(name, 0):,})" for name in names[:4])
-    alike = [shown(names) for names in alike_names(counts)]
-    return [f"classes that may be one: {_five(alike)}; give them one name, or rename what is to stay apart"] if alike else []
+    alike = [_counted_alike(names, counts) for names in alike_names(counts)]
+    return [f"classes that may be one: {_five(alike, 300)}; give them one name, or rename what is to stay apart"] if alike else []
 
-# %% ../../nbs/1_data/88_doubts.ipynb #0cdfd6bc
+# %% ../../nbs/1_data/88_doubts.ipynb #4a5eaf9d
+def _group_doubts(
+    clips:pd.DataFrame, # path and group
+) -> list[str]:
+    "Sentences about groups that may be meant to be one."
+    counts = clips.loc[clips["group"] != clips["path"], "group"].value_counts()
+    alike = [_counted_alike(names, counts.to_dict()) for names in alike_names(counts.index, alike_group)]
+    return [f"groups that may be one: {_five(alike, 300)}; write them alike if they are, since one on both sides of a split makes "
+            "the score too good"] if alike else []
+
+# %% ../../nbs/1_data/88_doubts.ipynb #724ba76f
+def _odd_names(
+    corpus:Corpus, # from class folders
+    odd:list[str], # labels that are called as no class is
+) -> str:
+    "A sentence about labels that are called as no class is."
+    deeper = len(corpus.manifest) and all(path.count("/") > corpus.level for path in corpus.manifest["path"])
+    levels = "/".join([*(corpus.above or ("skip",) * (corpus.level - 1)), "skip", "label"])
+    way = (f"if the folders below them are the classes, set corpus.levels: {levels}, else rename them" if deeper else
+           "rename them if they are classes, else sort the clips into folders of their classes, or name a table of their labels as corpus.table")
+    return f"classes that are called as no class is: {_five(odd)}; {way}"
+
+# %% ../../nbs/1_data/88_doubts.ipynb #c4e17a80
 def class_doubts(
     corpus:Corpus, # its labels, notes and problems
 ) -> list[str]: # sentences, the gravest first
@@ -33,9 +65,8 @@ def class_doubts(
     counts = each_label(corpus.manifest, corpus.labels_per_clip)["label"].value_counts()
     odd = [label for label in corpus.labels if no_class_name(label)] if corpus.level and not wrong else []
     if len(odd) < len(corpus.labels): odd = [label for label in odd if not split_name(label)] # beside dog and rain, train is a sound
-    doubts = [f"classes that are called as no class is: {_five(odd)}; if the folders below them are the classes, "
-              f"set corpus.levels: {'skip/' * corpus.level}label, else rename them"] if odd else []
-    return [*wrong, *_alike_doubts({label: int(counts.get(label, 0)) for label in corpus.labels}), *doubts]
+    return [*wrong, *_alike_doubts({label: int(counts.get(label, 0)) for label in corpus.labels}),
+            *([_odd_names(corpus, odd)] if odd else []), *_group_doubts(corpus.manifest)]
 
 # %% ../../nbs/1_data/88_doubts.ipynb #19eb3cfe
 def classes_line(

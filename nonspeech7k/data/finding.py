@@ -7,9 +7,10 @@ __all__ = ['AUDIO', 'SYSTEM_FOLDERS', 'ABSENT', 'NOT_A_FILE', 'MOST_LISTINGS', '
            'printable', 'is_system_folder', 'walk', 'walk_sounds', 'sound_files', 'corpus_root', 'given_path',
            'relative_path', 'path_key', 'FolderListing', 'folder_listing', 'Finder', 'find_file', 'find_files']
 
-# %% ../../nbs/1_data/15_finding.ipynb #fd04eaec
+# %% ../../nbs/1_data/15_finding.ipynb #d540956d
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,16 +53,20 @@ def printable(
     "A path that can be shown and written to a file."
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
-# %% ../../nbs/1_data/15_finding.ipynb #f19d1d43
+# %% ../../nbs/1_data/15_finding.ipynb #555473fa
 SYSTEM_FOLDERS = frozenset(( # names of folders that hold nobody's recordings, in small letters
-    "__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", "$recycle.bin", "recycler",
-    "system volume information", "lost+found", "found.000", "thumbs", ".ipynb_checkpoints", "__pycache__", "node_modules"))
+    "__macosx", "@eadir", "#recycle", "#snapshot", "~snapshot", "@recycle", "@recently-snapshot", "@sharebin", "@__thumb", "@tmp",
+    "$recycle.bin", "recycler", "recycled", "recycle bin", "trash", "trash can", "papierkorb", "corbeille", "papelera", "papelera de reciclaje",
+    "cestino", "lixeira", "prullenbak", "network trash folder", "temporary items", "system volume information", "lost+found", "lost.dir",
+    "thumbs", "_gsdata_", "__pycache__", "node_modules", "venv"))
+_SYSTEMS = re.compile(r"found\.\d{3}|\.?trash-\d+")
 
 def is_system_folder(
     name:str, # of a folder
 ) -> bool:
-    "Whether a system or a tool makes folders of this name for itself."
-    return name.casefold() in SYSTEM_FOLDERS
+    "Whether a system or a tool makes folders of this name for itself, or it is hidden."
+    name = one_name(name).casefold()
+    return name.startswith(".") or name in SYSTEM_FOLDERS or bool(_SYSTEMS.fullmatch(name))
 
 # %% ../../nbs/1_data/15_finding.ipynb #54ed4284
 def walk(
@@ -108,7 +113,8 @@ def _refuse_no_folder(
     "Raises `UserError` where a root is missing, a file, or closed."
     try: is_folder = stat.S_ISDIR(os.stat(root).st_mode)
     except (FileNotFoundError, NotADirectoryError) as error:
-        why = f" ({found})" if (found := why_not_here(root)) else ""
+        found = why_not_here(root) or ("a link that leads nowhere" if root.is_symlink() else "")
+        why = f" ({found})" if found else ""
         raise UserError(f"{root}: no such folder{why}; give the folder of the recordings as corpus.root") from error
     except OSError as error: raise UserError(f"{root}: {why_closed(error)}") from error
     if not is_folder:

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['read_folders']
 
-# %% ../../nbs/1_data/35_folders.ipynb #58f24195
+# %% ../../nbs/1_data/35_folders.ipynb #d13a49af
 import os
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ import pandas as pd
 
 from .byname import find_here_or_by_name
 from .finding import NOT_A_FILE, corpus_root, given_path, is_audio, printable, walk
-from .levels import Levels, guess_levels, read_levels
+from .levels import Levels, guess_levels, is_noise, noise_notes, read_levels
 from .manifest import MANIFEST, Corpus, Problem, list_problems
-from .naming import one_name, split_name
+from .naming import fold_number, one_name, split_name
 from .rows import Rows, corpus_of_rows, files_of_rows, lower_texts, manifest_columns, of_another_machine, reject_untrained
 from .tables import USUAL_HEADERS, Table, map_columns, read_table, rows_where
 from ..files import UserError
@@ -33,14 +32,7 @@ class _ClassFolders:
     classes:set[str] # names of the class folders, with those that are closed
     levels:Levels # what each level of folders means
 
-# %% ../../nbs/1_data/35_folders.ipynb #9f1fe21b
-def _fold_number(
-    name:str, # of a folder: 'fold7'
-) -> str: # '' where there is none
-    "The last number in a name."
-    return next(iter(re.findall(r"\d{1,9}", name)[-1:]), "")
-
-# %% ../../nbs/1_data/35_folders.ipynb #414f72ae
+# %% ../../nbs/1_data/35_folders.ipynb #c70dfa6d
 def _clips_in_folders(
     paths:list[str], # of the clips
     words:tuple[str, ...], # what each level of folders means
@@ -50,7 +42,7 @@ def _clips_in_folders(
     sides = [split_name(names.get("split", "")) for names in named]
     columns = {"path": paths, "label": [names["label"] for names in named],
                "split": ["train" if side == "validation" else side for side in sides],
-               "fold": [_fold_number(names.get("fold", "")) for names in named], "group": [names.get("group", "") for names in named]}
+               "fold": [fold_number(names.get("fold", "")) for names in named], "group": [names.get("group", "") for names in named]}
     return pd.DataFrame(columns, dtype=object)
 
 # %% ../../nbs/1_data/35_folders.ipynb #e535edb4
@@ -108,16 +100,16 @@ def _merged_notes(
     return [f"the folders {', '.join(map(repr, names))} are one name in {len(names)} spellings, so one class: '{name}'; move the clips into one"
             for name, names in spelled.items() if len(names) > 1]
 
-# %% ../../nbs/1_data/35_folders.ipynb #5f4503c3
+# %% ../../nbs/1_data/35_folders.ipynb #dcb03a8b
 def _read_class_folders(
     root:Path, # of the corpus
     told:str|None=None, # what each level of folders means: 'fold/label'; None: guessed
 ) -> _ClassFolders:
     "The clips in the class folders of a root, and audio that is in none or is no file."
     found, closed = _audio_below(root)
-    text = [(path, is_file) for path, is_file in found if printable(path) == path]
+    text = [(path, is_file) for path, is_file in found if printable(path) == path and not is_noise(path)]
     levels = read_levels(told) if told else guess_levels([path for path, _ in text])
-    clips = [path for path, is_file in text if is_file and path.partition("/")[0] not in levels.passed]
+    clips = [path for path, is_file in text if is_file]
     inside = [path for path in clips if path.count("/") > levels.label]
     table = _clips_in_folders(inside, levels.words)
     problems = [*closed, *_path_problems([path for path, is_file in text if not is_file], NOT_A_FILE),
@@ -125,8 +117,8 @@ def _read_class_folders(
                 *(_told_problems(table, levels.words) if told else ()),
                 *(Problem(folder, None, None, sentence) for folder, sentence in levels.problems)]
     hidden = {one_name(name) for problem in closed for name in problem.file.split("/")[levels.label:levels.label + 1]}
-    notes = (*levels.notes, *_merged_notes(inside, levels.label), *_validation_notes(inside, levels.words))
-    levels = Levels(levels.words, notes, levels.problems, levels.passed)
+    notes = (*levels.notes, *noise_notes([path for path, is_file in found if is_file]), *_merged_notes(inside, levels.label), *_validation_notes(inside, levels.words))
+    levels = replace(levels, notes=notes)
     return _ClassFolders(table, problems, [path for path in clips if path.count("/") <= levels.label], hidden | set(table["label"]), levels)
 
 # %% ../../nbs/1_data/35_folders.ipynb #9111b674
@@ -232,7 +224,11 @@ def _untrained_classes(
     trained = set(clips.loc[clips["split"] != "test", "label"])
     return sorted(set(clips["label"]) - trained) if trained else []
 
-# %% ../../nbs/1_data/35_folders.ipynb #17a66ad5
+# %% ../../nbs/1_data/35_folders.ipynb #bdf2b2a2
+def _class_folder(clips:pd.DataFrame, label:str, levels:Levels) -> str: # path and label; of the first clip
+    return "/".join(clips.loc[clips["label"] == label, "path"].iloc[0].split("/")[:levels.label + 1])
+
+# %% ../../nbs/1_data/35_folders.ipynb #36d4e830
 def _corpus_without_table(
     root:Path, # of the corpus
     folders:_ClassFolders, # of the root
@@ -240,7 +236,7 @@ def _corpus_without_table(
     "The clips of class folders, each in a group of its own."
     clips, untrained = folders.clips, _untrained_classes(folders.clips)
     problems = folders.problems + _path_problems(folders.stray, _STRAY) + [
-        Problem(f"test/{label}", None, None, f"unknown class: '{label}' has no clip to train on; add some or remove the folder")
+        Problem(printable(_class_folder(clips, label, folders.levels)), None, None, f"unknown class: '{label}' has no clip to train on; add some or remove the folder")
         for label in untrained]
     rows = Rows([Table("", clips[~clips["label"].isin(untrained)], {}, folders.levels.notes)], (), problems)
     path, frame = rows.frame["path"], rows.frame
@@ -258,7 +254,7 @@ def _labels_table(
     if len(found) > 1: raise UserError(f"{root}: more than one table ({', '.join(found)}); keep one, or name it as corpus.table")
     return root/found[0] if found else None
 
-# %% ../../nbs/1_data/35_folders.ipynb #8f60cf61
+# %% ../../nbs/1_data/35_folders.ipynb #a3c4b41e
 def read_folders(
     root:str|Path, # a folder for each class, or train/ and test/ with such folders
     table:str|Path|None=None, # CSV with groups and more; labels.csv of the root where it exists
@@ -274,8 +270,9 @@ def read_folders(
     if not len(folders.clips) and not folders.problems and not folders.stray:
         raise UserError(f"{root}: no folder with audio files in it (.wav, .flac, .mp3, …); make one for each class")
     path = given_path(table, root, "table") if table else _labels_table(root)
-    if path: return _corpus_with_table(root, path, folders, columns, where, labels_from)
+    above = folders.levels.words[:folders.levels.label]
+    if path: return replace(_corpus_with_table(root, path, folders, columns, where, labels_from), above=above)
     keys = {"where": where, "columns": columns, "labels_from": labels_from == "table"}
     for key in [key for key, given in keys.items() if given]:
         raise UserError(f"{root}: there is no labels.csv for corpus.{key}; add it or remove the key")
-    return _corpus_without_table(root, folders)
+    return replace(_corpus_without_table(root, folders), above=above)

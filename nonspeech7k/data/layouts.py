@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LAYOUTS', 'SETTINGS', 'read_corpus']
 
-# %% ../../nbs/1_data/50_layouts.ipynb #e1e7f0b7
+# %% ../../nbs/1_data/50_layouts.ipynb #b79048e3
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from .esc50 import esc50_table, read_esc50
 from .finding import corpus_root, is_audio, walk
 from .folders import read_folders
 from .manifest import Corpus
+from .naming import split_name
 from .nonspeech7k import nonspeech7k_tables, read_nonspeech7k
 from .published import plain_header, published_table
 from .tables import LABEL_HEADERS, PATH_HEADERS, is_table, plain_headers
@@ -45,7 +47,31 @@ def _given_settings(
         if given.get(key) == usual: del given[key]
     return given
 
-# %% ../../nbs/1_data/50_layouts.ipynb #6ce344ed
+# %% ../../nbs/1_data/50_layouts.ipynb #6a855570
+def _tables_of_labels(root:Path) -> list[str]: # of the corpus; names
+    "The tables in a root that have files and labels in their header."
+    names = sorted(name for name in os.listdir(root) if is_table(name) and not name.startswith("."))
+    path, label = (set(map(plain_header, headers)) for headers in (PATH_HEADERS, LABEL_HEADERS))
+    return [name for name in names if (header := plain_headers(root/name)) and header & path and header & label]
+
+# %% ../../nbs/1_data/50_layouts.ipynb #6fa5ef84
+def _table_beside(
+    root:Path, # of the corpus
+) -> str: # its name; '' where there is none
+    "The table of files and labels in a root; raises `UserError` where there are several."
+    found = _tables_of_labels(root)
+    usual = [name for stem in ("labels", "metadata") for name in found if Path(name).stem.lower() == stem]
+    if len(found) > 1 and len(usual) != 1:
+        raise UserError(f"{root}: more than one table may say the labels ({', '.join((usual or found)[:5])}); name one as corpus.table")
+    return (usual or found or [""])[0]
+
+# %% ../../nbs/1_data/50_layouts.ipynb #bcb29cf2
+def _lacking_table(root:Path) -> str: # of the corpus; a sentence, or ''
+    "What is wrong with a table beside sounds."
+    odd = next((name for name in sorted(os.listdir(root)) if is_table(name)), "")
+    return odd and f" {odd} has no column of files, such as 'path', or none of labels, such as 'label'; rename them there."
+
+# %% ../../nbs/1_data/50_layouts.ipynb #33207e88
 def _recognise_layout(
     root:Path, # of the corpus
     given:dict, # the settings that say something
@@ -59,12 +85,16 @@ def _recognise_layout(
     if published_table(root): return "csv"
     if near: return "nonspeech7k"
     entries = walk(root, closed=(closed := []))
-    if any(is_audio(path) and "/" in path for path, _ in entries) or closed: return "folders"
+    holders = {path.rpartition("/")[0] for path, _ in entries if is_audio(path)}
+    no_classes = len(holders) == 1 or all(split_name(holder.rpartition("/")[2]) for holder in holders)
+    if holders and no_classes and not closed and _table_beside(root): return "csv"
+    if holders - {""} or closed: return "folders"
     tables = [path for path, is_file in walk(root, closed=[]) if is_file and is_table(path)][:3]
     there = f" (there is {', '.join(tables)})" if tables else ""
-    raise UserError(f"{root}: no layout recognised. Looked for a CSV with Filename and Class ID (nonspeech7k), "
-                    f"meta/esc50.csv (esc50), metadata/UrbanSound8K.csv and folders with audio files (.wav, .flac, .mp3, …); "
-                    f"correct corpus.root, or name your table as corpus.table{there}")
+    lacks = _lacking_table(root) if holders else ""
+    raise UserError(f"{root}: no layout recognised.{lacks} Looked for a CSV with Filename and Class ID (nonspeech7k), "
+                    f"meta/esc50.csv (esc50), metadata/UrbanSound8K.csv, folders with audio files (.wav, .flac, .mp3, …) and a "
+                    f"table of files and labels beside sounds; correct corpus.root, or name your table as corpus.table{there}")
 
 # %% ../../nbs/1_data/50_layouts.ipynb #d6dcddae
 _FILES, _LABELS = ({plain_header(header) for header in headers} for headers in (PATH_HEADERS, LABEL_HEADERS))
@@ -82,7 +112,7 @@ def _unread_tables(
     first = f"{', '.join(found[:3])}: {'has' if len(found) == 1 else 'have'} a column of files"
     return [f"{first}, and {'was' if len(found) == 1 else 'were'} not read; name the table as corpus.table if it says the classes"]
 
-# %% ../../nbs/1_data/50_layouts.ipynb #9f9e4a7b
+# %% ../../nbs/1_data/50_layouts.ipynb #4ed258ec
 def read_corpus(
     root:str|Path, # the folder of the recordings
     layout:str="auto", # one of `LAYOUTS`
@@ -101,9 +131,8 @@ def read_corpus(
         if key not in keys:
             raise UserError(f"corpus.{key}: the layout {layout} has no use for it; "
                             "remove it or change corpus.layout")
-    if layout == "csv" and "table" not in given:
-        if not (table := published_table(root)): raise UserError("corpus.table: the layout csv needs it; name the CSV")
-        given["table"] = table
+    if layout == "csv" and "table" not in given: given["table"] = published_table(root) or _table_beside(root)
+    if layout == "csv" and not given["table"]: raise UserError("corpus.table: the layout csv needs it; name the CSV")
     corpus = reader(root, **given)
     if layout != "folders" or {"table", "levels", "labels_from"} & set(given): return corpus
     return replace(corpus, notes=(*corpus.notes, *_unread_tables(root, len(corpus.labels))))

@@ -91,15 +91,25 @@ def _empty_folders(
         if (name := at_level(path)) and name not in full: folders.setdefault(name, Counter())[_suffix(path)] += 1
     return {printable(name): dict(sorted(folders[name].items())) for name in sorted(set(folders) - full)}
 
-# %% ../../nbs/1_data/16_leftout.ipynb #c90f2c64
+# %% ../../nbs/1_data/16_leftout.ipynb #f8e3dd5c
+def _no_file(
+    path:str|Path, # of what is no file
+) -> str: # '' where it cannot be sound
+    "What stands where a file may belong."
+    if PurePath(path).suffix.lower() in NO_SOUND: return ""
+    if os.path.islink(path): return "a link that leads nowhere"
+    return "a folder called like a sound" if os.path.isdir(path) else "a pipe or a device"
+
+# %% ../../nbs/1_data/16_leftout.ipynb #5bf0cd09
 def left_out(
     root:str|Path, # the folder of the recordings
     taken:set[str], # paths of the clips, relative to it
     level:int=1, # of the folders that are asked about, 1 at the top
-) -> dict: # sounds, headerless, others: suffix → files · needs_pyav: suffix → clips · misnamed: path → suffix · passed: folder → sounds · folders
+) -> dict: # sounds, headerless, others: suffix → files · needs_pyav: suffix → clips · misnamed: path → suffix · passed: folder → sounds · folders · no_files: path → what it is
     "What lies below a root and is not taken, as plain values."
     root, passed = Path(root), []
-    files = [path for path, is_file in walk(root, closed=[], passed=passed) if is_file]
+    found = list(walk(root, closed=[], passed=passed))
+    files = [path for path, is_file in found if is_file]
     rest = [path for path in files if path not in taken]
     others = [path for path in rest if not is_audio(path)]
     misnamed = _misnamed(root, others)
@@ -108,7 +118,8 @@ def left_out(
     here = [path for path in files if _suffix(path) in NEEDS_PYAV and why_not(path)]
     return {"sounds": count(path for path in rest if is_audio(path)), "needs_pyav": count(here), "headerless": count(bare),
             "misnamed": misnamed, "others": count(path for path in others if path not in misnamed and path not in bare),
-            "passed": _sounds_passed_by(root, passed), "folders": _empty_folders(root, files, taken, level)}
+            "passed": _sounds_passed_by(root, passed), "folders": _empty_folders(root, files, taken, level),
+            "no_files": {printable(path): what for path, is_file in found if not is_file and path not in taken and (what := _no_file(root/path))}}
 
 # %% ../../nbs/1_data/16_leftout.ipynb #ef31a11e
 def _counted(counts:dict[str, int]) -> str: # suffix → files
@@ -128,7 +139,7 @@ def _folder_sentences(
 ) -> list[str]:
     "Sentences about class folders in which nothing is sound."
     empty = [name for name, counts in folders.items() if not counts]
-    odd = [f"{name} ({_counted(counts)})" for name, counts in folders.items() if _maybe_sound(counts)]
+    odd = [f"{name} ({_counted(counts)})" for name, counts in folders.items() if _maybe_sound(counts) and not any(map(is_audio, counts))]
     sentences = []
     if odd:
         sentences.append(f"no class is made of {'the folder' if len(odd) == 1 else 'the folders'} {', '.join(odd[:5])}"
@@ -138,7 +149,18 @@ def _folder_sentences(
                          + f" and {len(empty) - 5} more" * (len(empty) > 5) + "; put recordings there, or remove it")
     return sentences
 
-# %% ../../nbs/1_data/16_leftout.ipynb #a6644b61
+# %% ../../nbs/1_data/16_leftout.ipynb #2f5a1f2b
+def _no_file_sentences(
+    found:dict[str, str], # path → what it is
+) -> list[str]:
+    "A sentence for each kind of what is no file."
+    kinds = {}
+    for path, what in found.items(): kinds.setdefault(what, []).append(path)
+    return [f"{what} is left out: {paths[0]}; mend or remove it" if len(paths) == 1 else
+            f"{len(paths):,} times {what} is left out: {', '.join(paths[:3])}{f' and {len(paths) - 3} more' * (len(paths) > 3)}; mend or remove them"
+            for what, paths in kinds.items()]
+
+# %% ../../nbs/1_data/16_leftout.ipynb #bd9d37e1
 def left_out_sentences(
     found:dict, # of `left_out`
     classes:bool=True, # whether folders are classes
@@ -154,16 +176,17 @@ def left_out_sentences(
         few = ", ".join(f"{path} ({suffix})" for path, suffix in list(wrong.items())[:3]) + f" and {len(wrong) - 3} more" * (len(wrong) > 3)
         sentences.append(f"{len(wrong):,} {'file' if len(wrong) == 1 else 'files'} left out that {'begins' if len(wrong) == 1 else 'begin'} "
                          f"as sound does and {'is' if len(wrong) == 1 else 'are'} not called so: {few}; give the suffix")
-    return sentences + (_folder_sentences(found["folders"]) if classes else [])
+    return sentences + _no_file_sentences(found.get("no_files", {})) + (_folder_sentences(found["folders"]) if classes else [])
 
-# %% ../../nbs/1_data/16_leftout.ipynb #1965a839
+# %% ../../nbs/1_data/16_leftout.ipynb #53d8c23e
 def left_out_line(
     found:dict, # of `left_out`
+    classes:bool=False, # whether folders are classes, and not the rows of a table
 ) -> str: # 'left out: 12 .txt and 1 .csv files; 2 .wav files of sound in no row; 3 sounds in #recycle'; '' where there is nothing
     "What is not taken, in one line."
     kinds = Counter(found["others"]) + Counter(found["headerless"]) + Counter(map(_suffix, found["misnamed"]))
     parts = [_counted(dict(kinds.most_common()))] if kinds else []
-    if found["sounds"]: parts.append(f"{_counted(found['sounds'])} of sound in no row")
+    if found["sounds"]: parts.append(f"{_counted(found['sounds'])} of sound in no {'class' if classes else 'row'}")
     for name, count in list(found["passed"].items())[:5]:
         sounds = "sound" if count == 1 else "sounds"
         parts.append(f"{count:,} hidden {sounds}" if name == "(hidden)" else f"{count:,} {sounds} in {name}")

@@ -112,6 +112,7 @@ class Corpus:
     labels_per_clip:str = "one" # or 'several': 'breath;cough' in the manifest's column
     notes:tuple[str, ...] = () # how it was read, where that is not plain: sentences for the audit
     level:int = 0 # of the folders that are the classes, 1 at the top; 0 where a table says the classes
+    above:tuple[str, ...] = () # what the folders above those mean: ('split',)
 
     @property
     def synthetic(self) -> bool:

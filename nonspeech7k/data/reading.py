@@ -25,7 +25,7 @@ def find_sounds(
     "The sound files meant by files and folders; raises `UserError` where a place is missing or holds none."
     files = []
     for place in map(Path, places):
-        if not place.exists(): raise UserError(f"{place}: no such file or folder")
+        if not place.exists(): raise UserError(f"{place}: {'a link that leads nowhere' if place.is_symlink() else 'no such file or folder'}")
         files += _sounds_of_folder(place, tell) if place.is_dir() else [place]
     return files
 

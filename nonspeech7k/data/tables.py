@@ -226,7 +226,10 @@ def rows_where(
     "The rows that have the wanted values; raises `UserError` where a column is missing or no row is left."
     for wanted, values in (where or {}).items():
         values = values if isinstance(values, (list, tuple)) else [values]
-        tables = _rows_with(tables, wanted, {one_name(str(value)).casefold() for value in values})
+        try: tables = _rows_with(tables, wanted, {one_name(str(value)).casefold() for value in values})
+        except UserError as error:
+            if not any(isinstance(value, bool) for value in values): raise
+            raise UserError(f"{error} (true and false are what some make of yes and no without quotes)") from error
     return tables
 
 # %% ../../nbs/1_data/20_tables.ipynb #45e85a11

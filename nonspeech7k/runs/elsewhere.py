@@ -8,7 +8,6 @@ __all__ = ['read_map', 'check_map', 'unused_lines', 'open_elsewhere', 'answers',
 
 # %% ../../nbs/7_runs/90_elsewhere.ipynb #a5e4ae7f
 import difflib
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pandas as pd
 import torch
 
 from ..data.manifest import Corpus, paths
+from ..data.naming import one_name
 from ..evaluation.calibration import temper
 from ..evaluation.familiarity import SCORES, familiarity
 from ..evaluation.metrics import judge
@@ -37,17 +37,14 @@ from ..training.devices import Resident, resident
 from ..yamlfile import read_yaml, shortened
 
 # %% ../../nbs/7_runs/90_elsewhere.ipynb #756fc58b
-def _one_spelling(label:str) -> str: # é as one letter, not as e and an accent
-    return unicodedata.normalize("NFC", label).strip()
-
 def read_map(
     path:str|Path, # a YAML file: 'coughing: cough'
-) -> dict[str, str]: # the other corpus's label → the classifier's, each as it was typed, letters composed
+) -> dict[str, str]: # the other corpus's label → the classifier's, each in its one spelling
     "A map of labels; raises `UserError` for a file that is none."
     found, name = read_yaml(path), shortened(str(path), 300)
     if not all(isinstance(label, str) and label.strip() and len(label + other) <= 2000 for other, label in found.items()):
         raise UserError(f"{name}: must hold a line for each label, such as 'coughing: cough'")
-    labels = {_one_spelling(other): _one_spelling(label) for other, label in found.items()}
+    labels = {one_name(other): one_name(label) for other, label in found.items()}
     if len(labels) < len(found): raise UserError(f"{name}: a label stands twice, in two spellings; remove one")
     return labels
 
@@ -58,13 +55,13 @@ def check_map(
     theirs:tuple[str, ...], # labels of the other corpus
 ) -> dict[str, str]: # what of the map concerns this corpus, as the corpus and the classifier spell it
     "The map's lines for these labels; raises `UserError` for a class that the classifier lacks, and where none is left."
-    classes, known = ({_one_spelling(label): label for label in every} for every in (own, theirs))
-    wrong = [(name, label) for name, label in labels.items() if _one_spelling(label) not in classes]
+    classes, known = ({one_name(label): label for label in every} for every in (own, theirs))
+    wrong = [(name, label) for name, label in labels.items() if one_name(label) not in classes]
     if wrong:
         there = shortened(", ".join(own), 200)
         lines = [f"{shortened(name)}: {shortened(label)} is no class of the classifier ({there})" for name, label in wrong[:5]]
         raise UserError(listed(lines + [""] * len(wrong[5:]), 5))
-    kept = {known[_one_spelling(name)]: classes[_one_spelling(label)] for name, label in labels.items() if _one_spelling(name) in known}
+    kept = {known[one_name(name)]: classes[one_name(label)] for name, label in labels.items() if one_name(name) in known}
     if not kept: raise UserError(f"the map has none of the corpus's labels ({shortened(', '.join(theirs), 300)}); add them")
     return kept
 
@@ -74,9 +71,9 @@ def unused_lines(
     theirs:tuple[str, ...], # labels of the other corpus
 ) -> dict[str, str|None]: # the map's label → what may have been meant; None where nothing is like it, and after twenty lines
     "The map's lines that this corpus has no clips for: a map may serve several corpora, or hold a slip of the pen."
-    known = {_one_spelling(label): label for label in theirs}
+    known = {one_name(label): label for label in theirs}
     free = [label for label in known if label not in labels]
-    unused = [name for name in labels if _one_spelling(name) not in known]
+    unused = [name for name in labels if one_name(name) not in known]
     near = {name: difflib.get_close_matches(name, free, n=1, cutoff=0.75) for name in unused[:20]}
     return {name: known[near[name][0]] if near.get(name) else None for name in unused}
 
