@@ -23,9 +23,10 @@ import numpy as np
 import soundfile
 
 from .chunks import sample_bytes
+from .elements import JOINED
 from .foreign import Foreign, is_foreign
 from .formats import NEEDS_PYAV, without_pyav
-from .frames import flac_ends_with, flac_streams, mp3_frames, mpeg_header
+from .frames import flac_ends_with, flac_streams, mp3_frames, mpeg_header, mpeg_start
 from .pages import ogg_links
 from .spans import Spans, between_tags
 
@@ -227,15 +228,15 @@ def _ogg_plan(file:BinaryIO) -> Plan|None:
 def _flac_plan(file:BinaryIO) -> Plan:
     "The plan for a FLAC file."
     streams = flac_streams(file)
-    whole = len(streams) == 1 and streams[0][0] == 0
+    whole = streams == [(0, os.fstat(file.fileno()).st_size)]
     return [Part(partial(_decoder, file) if whole else partial(_span, file, start, size),
                  partial(flac_ends_with, file, start, start + size)) for start, size in streams], None
 
 # %% ../../nbs/1_data/62_opening.ipynb #cbe62915
 def _mp3_plan(file:BinaryIO) -> Plan:
     "The plan for an MP3, or another of MPEG's layers."
-    found, (start, end) = mp3_frames(file), between_tags(file)
-    plain = partial(_decoder, file) if not start else partial(_span, file, start, end - start)
+    found, end = mp3_frames(file), between_tags(file)[1]
+    plain = partial(_decoder, file) if not found.start else partial(_span, file, found.start, end - found.start)
     joined = lambda: Decoder(Spans(file, found.spans, found.xing))
     for way in ([plain] if found.said == found.count and found.informed == 1 else []) + [joined]:
         decoder = way()
@@ -260,10 +261,13 @@ def _check_log(
     if "truncated" in log: raise ValueError("truncated: the header promises more sound than the file holds")
 
 # %% ../../nbs/1_data/62_opening.ipynb #d68ca610
+_WORDS = {b"Creative": b"Creative Voice File\x1A", b"NIST_1A\n": b"NIST_1A\n   "} # that stand once in VOC and in NIST
+
 def _other_plan(file:BinaryIO) -> Plan:
     "The plan for what only libsndfile knows."
     file.seek(0)
     head = file.read(1024)
+    if (word := _WORDS.get(head[:8])) and word in head[8:] + file.read(1 << 28): raise ValueError(JOINED)
     decoder = _decoder(file)
     _check_log(decoder.extra_info + (head.decode("latin-1") if head[:8] == b"NIST_1A\n" else ""), decoder.frames)
     promised, holds = _WIDTHS.get(decoder.subtype, 0) * decoder.channels * decoder.frames, os.fstat(file.fileno()).st_size
@@ -288,6 +292,15 @@ def _tag(file:BinaryIO) -> int: # open; the format tag of a WAV file, -1 elsewhe
     return int.from_bytes(samples.form[:2], "little") if samples and samples.order == "<" else -1
 
 # %% ../../nbs/1_data/62_opening.ipynb #63d65c37
+def _check_beginning(file:BinaryIO, start:int): # open; byte after the tags
+    "Raise ValueError where a sound begins behind zeros or empty lines."
+    file.seek(start)
+    head = file.read(1 << 16)
+    sound = head.lstrip(b"\0\r\n")
+    if sound[:4] in (b"fLaC", b"OggS", b"RIFF", b"FORM"):
+        raise ValueError(f"{len(head) - len(sound)} bytes that are no sound stand at its beginning; cut them off")
+
+# %% ../../nbs/1_data/62_opening.ipynb #e305f357
 def _plan(file:BinaryIO, suffix:str) -> Plan: # open; '.wav'
     "How to read a file, by what is in it."
     start, _ = between_tags(file)
@@ -295,7 +308,8 @@ def _plan(file:BinaryIO, suffix:str) -> Plan: # open; '.wav'
     head = file.read(16)
     if is_foreign(head): return _foreign_plan(file, suffix)
     if head[:4] == b"fLaC": return _flac_plan(file)
-    if len(head) > 3 and mpeg_header(head[:3]): return _mp3_plan(file)
+    if len(head) > 3 and mpeg_header(head[:3]) or mpeg_start(file) != start: return _mp3_plan(file)
+    if head[:1] in (b"\0", b"\r", b"\n"): _check_beginning(file, start)
     try: return (_ogg_plan if head[:4] == b"OggS" else _chunk_plan)(file) or _other_plan(file)
     except soundfile.LibsndfileError as error:
         unknown = any(word in error.error_string for word in ("nsupported", "nimplemented", "nknown format")) or _tag(file) in _TAGS
