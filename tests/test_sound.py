@@ -317,6 +317,15 @@ def test_an_opus_page_tells_its_time():
     assert ogg_links(io.BytesIO(patched_page(OPUS, granule=link.granule - 300)))[0].steady, "the end may be cut to the sample"
 
 
+def test_decoders_do_not_talk_to_the_user(tmp_path, capfd):
+    generator, at = np.random.default_rng(0), len(MP3) // 2
+    while not (MP3[at] == 0xFF and MP3[at + 1] & 0xE0 == 0xE0): at += 1
+    for number in range(20): # the numbers by which a frame is unpacked
+        (tmp_path / "spoiled.mp3").write_bytes(MP3[:at + 4] + generator.bytes(17) + MP3[at + 21:])
+        assert len(read_sound(tmp_path / "spoiled.mp3")[0]) == 48_000
+    assert capfd.readouterr().err == ""
+
+
 def test_no_file_stays_open(tmp_path):
     (tmp_path / "a.flac").write_bytes(FLAC + FLAC)
     (tmp_path / "b.flac").write_bytes(half(FLAC))
