@@ -30,7 +30,7 @@ def _object(head:bytes, left:int) -> Element:
     return (head[:16] if head[:4] == b"\x30\x26\xB2\x75" else b"", size) if size >= 24 else None
 
 # %% ../../nbs/1_data/53_elements.ipynb #272232e3
-def _tag(head:bytes, left:int) -> Element:
+def _flv_tag(head:bytes, left:int) -> Element:
     "FLV; of the number behind the last tag nothing depends."
     if head[:4] == b"FLV\1": return head[:4], _big(head[5:9]) + 4
     size = 11 + _big(head[1:4])
@@ -56,7 +56,7 @@ def _ebml(head:bytes, left:int) -> Element:
     return (b"", begin + size) if known else None
 
 # %% ../../nbs/1_data/53_elements.ipynb #8a807b7c
-_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640) # of AC-3
+_AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640) # of AC-3
 
 def _sync_frame(head:bytes, left:int) -> Element:
     "AC-3 and E-AC-3."
@@ -64,7 +64,7 @@ def _sync_frame(head:bytes, left:int) -> Element:
     if head[5] >> 3 > 10: return b"", 2 * (((head[2] & 7) << 8 | head[3]) + 1)
     speed, code = head[4] >> 6, head[4] & 63
     if speed == 3 or code > 37: return None
-    kbits = _KBITS[code >> 1]
+    kbits = _AC3_KBITS[code >> 1]
     return b"", (4 * kbits, 2 * (kbits * 96_000 // 44_100 + (code & 1)), 6 * kbits)[speed]
 
 # %% ../../nbs/1_data/53_elements.ipynb #f72bd25e
@@ -77,7 +77,7 @@ class _Kind:
 def _kind(head:bytes) -> _Kind|None: # a file's first 12 bytes
     "How to go through a file that begins so."
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"): return _Kind(_atom, 8)
-    kinds = {b"\x30\x26\xB2\x75": _Kind(_object, 24), b"FLV\1": _Kind(_tag, 11), b"\x1A\x45\xDF\xA3": _Kind(_ebml, 2), b"\0\0\1\xBA": _Kind(_packet, 6)}
+    kinds = {b"\x30\x26\xB2\x75": _Kind(_object, 24), b"FLV\1": _Kind(_flv_tag, 11), b"\x1A\x45\xDF\xA3": _Kind(_ebml, 2), b"\0\0\1\xBA": _Kind(_packet, 6)}
     return _Kind(_sync_frame, 6) if head[:2] == b"\x0B\x77" else kinds.get(head[:4])
 
 # %% ../../nbs/1_data/53_elements.ipynb #dd16da69
@@ -92,7 +92,7 @@ def _tta_size(file:BinaryIO, start:int, end:int) -> int: # bytes
     return 26 + len(table) + sum(_little(table[at:at + 4]) for at in range(0, len(table), 4))
 
 # %% ../../nbs/1_data/53_elements.ipynb #11cc55cc
-_MOST = 10**6 # elements that are looked at
+_ELEMENTS = 10**6 # elements that are looked at
 JOINED = "holds more than one recording, one behind another; cut them apart"
 
 def check_elements(
@@ -107,7 +107,7 @@ def check_elements(
     if head[:4] == b"TTA1": return _check_tta(file, start, end)
     if kind is None: return
     at, base, held, seen = start, start, b"", set()
-    for _ in range(_MOST):
+    for _ in range(_ELEMENTS):
         if at >= end: return
         if at + 32 > base + len(held):
             file.seek(at)

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['hushed']
 
-# %% ../../nbs/1_data/51_hushed.ipynb #93ff882a
+# %% ../../nbs/1_data/51_hushed.ipynb #2bc6fbca
 import ctypes
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
