@@ -73,12 +73,13 @@ class _Kind:
     "A kind of container."
     element:Callable[[bytes, int], Element]
     least:int # bytes of an element's head
+    dense:bool=False # nothing else may stand between elements, or behind them
 
 def _kind(head:bytes) -> _Kind|None: # a file's first 12 bytes
     "How to go through a file that begins so."
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"): return _Kind(_atom, 8)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"): return _Kind(_atom, 8, True)
     kinds = {b"\x30\x26\xB2\x75": _Kind(_object, 24), b"FLV\1": _Kind(_flv_tag, 11), b"\x1A\x45\xDF\xA3": _Kind(_ebml, 2), b"\0\0\1\xBA": _Kind(_packet, 6)}
-    return _Kind(_sync_frame, 6) if head[:2] == b"\x0B\x77" else kinds.get(head[:4])
+    return _Kind(_sync_frame, 6, True) if head[:2] == b"\x0B\x77" else kinds.get(head[:4])
 
 # %% ../../nbs/1_data/53_elements.ipynb #dd16da69
 def _tta_size(file:BinaryIO, start:int, end:int) -> int: # bytes
@@ -116,6 +117,7 @@ def check_elements(
         if left < kind.least and not head.strip(b"\0\r\n"): return
         name, size = (kind.element(head, left) or (b"", 0)) if left >= kind.least else (b"", kind.least)
         if name in seen: raise ValueError(JOINED)
+        if size == 0 and kind.dense and held[at - base:].strip(b"\0"): raise ValueError(f"damaged: no element begins at byte {at}, where one should")
         if size == 0: return
         if size > left: raise ValueError(f"truncated: the element at byte {at} has {size} bytes, {left} of them are there")
         seen, at = seen | ({name} if name else set()), at + size
