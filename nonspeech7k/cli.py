@@ -310,7 +310,7 @@ def predict(
     refuse_answers_place(out)
     files, kept, bad = find_sounds(places, lambda sentence: say(sentence, err=True)), [], []
     with _bar_beside_output(len(files)) as bar:
-        for answer in answers(load_classifier(model), files, place=place):
+        for answer in answers(load_classifier(model), files, place=place, tell=lambda sentence: say(sentence, err=True)):
             if isinstance(answer, BadClip): bad.append(one_line(str(answer)))
             elif out: kept.append(answer)
             else: say(json_line(answer, sys.stdout.encoding or "utf-8"))
@@ -413,7 +413,7 @@ def events(
     refuse_place(out)
     seconds = int(read_sound(file, 0.1)[2])
     with progress(seconds, "listening", unit="s", silent=out is None and sys.stdout.isatty()) as bar:
-        found = find(load_classifier(model), file, threshold=threshold, step=step, bar=bar)
+        found = find(load_classifier(model), file, threshold=threshold, step=step, bar=bar, tell=lambda sentence: say(sentence, err=True))
         lines = event_lines(found, form, "utf-8" if out else sys.stdout.encoding or "utf-8")
         if out: write_text(out, "".join(line + "\n" for line in lines))
         else:

@@ -1,5 +1,7 @@
 """Which part of a recording is heard, what is said where nothing can be heard, and how a file longer than a clip is answered."""
 import json
+import struct
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from nonspeech7k.data.choice import Choice
 from nonspeech7k.data.layouts import read_corpus
 from nonspeech7k.files import UserError
 from nonspeech7k.inference.classifier import build_classifier, describe, load_classifier, predict, save_classifier
+from nonspeech7k.inference.events import events
 from nonspeech7k.recipe import Recipe, differences, read_recipe, recipe_yaml
 from nonspeech7k.training.devices import seed_weights
 
@@ -118,6 +121,38 @@ def test_a_long_file_streams_to_the_same_answer(sounds):
     streamed, = predict(classifier, [sounds("long.wav", long)])
     parts = [sounds(f"{number}.wav", long[number * RATE // 2:][:RATE]) for number in range(79)]
     assert np.allclose(shares(streamed), np.mean([shares(answer) for answer in predict(classifier, parts)], axis=0), atol=1e-5)
+
+
+def test_hours_of_zeros_cost_little_and_say_nothing(sounds, tmp_path, monkeypatch):
+    monkeypatch.setenv("NONSPEECH7K_PROGRESS", "off")
+    classifier, hours, said = classifier_of(), 5, []
+    whole = np.round(32_767 * np.concatenate([noise(1), np.zeros(RATE // 2), noise(1)])).astype("<i2")
+    for rate in (RATE, 3 * RATE // 2):
+        wav = sounds("short.wav", noise(0.1), rate).with_name("forgotten.wav")
+        soundfile.write(wav, whole[:RATE], rate, subtype="PCM_16")
+        with open(wav, "r+b") as file:
+            size = 2 * rate * 3600 * hours
+            file.seek(40); file.write(struct.pack("<I", size)); file.truncate(44 + size)
+            file.seek(4); file.write(struct.pack("<I", size + 36))
+        begin = time.process_time()
+        answer, = predict(classifier, [wav], tell=said.append)
+        assert time.process_time() - begin < 20 and answer["seconds"] == answer["judged_seconds"] == 3600 * hours and "warning" not in answer
+        alone, = predict(classifier, [sounds("alone.wav", np.concatenate([whole[:RATE] / 2**15, np.zeros(4 * rate)]), rate)])
+        assert np.allclose(shares(answer), shares(alone), atol=1e-5)
+    assert len(said) == 2 and all("forgotten.wav: 5.0 h" in sentence and "--from start" in sentence and "events" in sentence for sentence in said)
+
+
+def test_what_cancels_for_a_while_is_said(sounds):
+    one, other = noise(40), noise(40)
+    other[:] = one
+    other[30 * RATE:] *= -1
+    file, said = sounds("turned.wav", np.stack([one, other], 1)), []
+    answer, = predict(classifier_of(), [file])
+    assert answer["warning"] == "cancels" and "warning" not in next(predict(classifier_of(channel="left"), [file]))
+    list(events(classifier_of(), file, tell=said.append)), list(events(classifier_of(channel="left"), file, tell=said.append))
+    list(events(classifier_of(), sounds("alike.wav", np.stack([one, one], 1)), tell=said.append))
+    sentence, = said
+    assert "turned.wav" in sentence and "channels cancel" in sentence and "clip.channel" in sentence
 
 
 def test_a_classifier_hears_its_own_channel(sounds):

@@ -27,18 +27,25 @@ def encoded(form: str, subtype: str | None = None, seconds: float = 3.0, rate: i
     return file.getvalue()
 
 
-def ffmpeg(seconds: float, container: str, codec: str, rate: int = RATE) -> bytes:
+class Pipe(io.RawIOBase):
+    "A place to write to that cannot be gone back in."
+    def __init__(self, file): self.file = file
+    def writable(self): return True
+    def write(self, content): return self.file.write(content)
+
+
+def ffmpeg(seconds: float, container: str, codec: str, rate: int = RATE, streams: int = 1, **options) -> bytes:
     file = io.BytesIO()
-    with av.open(file, "w", format=container) as output:
-        stream = output.add_stream(codec, rate=rate, layout="mono", options={"b": "48000"})
-        resampler = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=rate)
-        fifo, samples = av.AudioFifo(), np.resize(NOISE, round(seconds * rate))
-        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-        frame.sample_rate, frame.pts = rate, 0
-        for plain in resampler.resample(frame): fifo.write(plain)
-        while fifo.samples:
-            output.mux(stream.encode(fifo.read(min(stream.codec_context.frame_size or 1024, fifo.samples))))
-        output.mux(stream.encode(None))
+    with av.open(Pipe(file) if "live" in options else file, "w", format=container, options=options) as output:
+        for stream in [output.add_stream(codec, rate=rate, layout="mono", options={"b": "48000"}) for _ in range(streams)]:
+            resampler = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=rate)
+            fifo, samples = av.AudioFifo(), np.resize(NOISE, round(seconds * rate))
+            frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate, 0
+            for plain in resampler.resample(frame): fifo.write(plain)
+            while fifo.samples:
+                output.mux(stream.encode(fifo.read(min(stream.codec_context.frame_size or 1024, fifo.samples))))
+            output.mux(stream.encode(None))
     return file.getvalue()
 
 
@@ -73,6 +80,8 @@ def id3(size: int) -> bytes:
     return b"ID3\x04\0\0" + bytes([size >> 21 & 127, size >> 14 & 127, size >> 7 & 127, size & 127]) + bytes(size)
 
 
+FRAGMENTED = ffmpeg(3.0, "mp4", "aac", movflags="frag_keyframe+empty_moov", frag_duration="500000") # of telephones and of streams
+LIVE = ffmpeg(3.0, "webm", "libopus", 48_000, live="1", cluster_time_limit="500") # of browsers
 LIST = b"LIST" + struct.pack("<I", 30) + b"INFOISFT" + struct.pack("<I", 18) + b"written by nobody\0"
 TAG = b"TAG" + bytes(125)
 WAV, FLAC, VORBIS, OPUS, MP3 = encoded("WAV"), encoded("FLAC"), encoded("OGG"), encoded("OGG", "OPUS"), encoded("MP3")
@@ -88,6 +97,12 @@ def bw64(kind: bytes) -> bytes:
 WHOLE = {
     "plain.wav": (WAV, 48_000, 0),
     "list.wav": (WAV + LIST, 48_000, 0),
+    **{f"data-size-{more}-over.wav": (says(96_000 + more, 96_036)(WAV), 48_000, 0) for more in (2, 8, 20, 36, 44)},
+    **{f"both-sizes-{more}-over.wav": (says(96_000 + more)(WAV), 48_000, 0) for more in (8, 36, 44)},
+    **{f"data-size-{less}-under.wav": (says(96_000 - less, 96_036)(WAV), 48_000, 0) for less in (8, 20, 44)},
+    "both-sizes-8-under.wav": (says(95_992)(WAV), 47_996, 0),
+    "data-size-over-24.wav": ((lambda wav: wav[:40] + struct.pack("<I", 144_044) + wav[44:])(encoded("WAV", "PCM_24")), 48_000, 0),
+    "data-size-over.aiff": ((lambda aiff: aiff.replace(struct.pack(">I", 96_008), struct.pack(">I", 96_020)))(encoded("AIFF", "PCM_16")), 48_000, 0),
     "list-cut.wav": (WAV + LIST[:20], 48_000, 0),
     "list-before.wav": (WAV[:36] + LIST + WAV[36:], 48_000, 0),
     "tag.wav": (WAV + TAG, 48_000, 0),
@@ -127,6 +142,17 @@ WHOLE = {
     "a.voc": (encoded("VOC", "PCM_16"), 48_000, 0),
     "a.nist": (encoded("NIST", "PCM_16"), 48_000, 0),
     "a.flac": (FLAC, 48_000, 0),
+    "tag.flac": (FLAC + TAG, 48_000, 0),
+    "zeros.flac": (FLAC + bytes(3000), 48_000, 0),
+    "zeros-tag.flac": (unknown(FLAC) + bytes(3) + TAG, 48_000, 0),
+    "zeros-before.mp3": (bytes(2000) + MP3, 48_000, 0),
+    "lines-before.mp3": (b"\r\n\r\n" + bare(MP3), 48_000, 3 * FRAME),
+    "id3-and-zeros.mp3": (id3(99) + bytes(1000) + MP3 + TAG, 48_000, 0),
+    "fragmented.mp4": (FRAGMENTED, 48_000, 2048),
+    "live.webm": (LIVE, 144_000, 2048),
+    "joined.webm": (LIVE + LIVE, 288_000, 2048),
+    "joined.aac": (ffmpeg(3.0, "adts", "aac") * 2, 96_000, 4096),
+    "joined.ac3": (ffmpeg(3.0, "ac3", "ac3", 48_000) * 2, 288_000, 1536 * 4),
     "id3.flac": (id3(5000) + FLAC + TAG, 48_000, 0),
     "pipe.flac": (unknown(FLAC), 48_000, 0),
     "joined.flac": (FLAC + FLAC, 96_000, 0),
@@ -159,7 +185,7 @@ WHOLE = {
     "ac3.ac3": (ffmpeg(3.0, "ac3", "ac3", 48_000), 144_000, 1536 * 2),
 }
 GONE = {name: content for name, (content, _, _) in WHOLE.items()
-        if name in ("joined.flac", "joined-pipes.flac", "joined.ogg", "joined.opus", "joined.mp3", "joined-tags.mp3", "bw64.wav", "bw64-list.wav",
+        if name in ("joined.flac", "joined-pipes.flac", "joined.ogg", "joined.opus", "joined.mp3", "joined-tags.mp3", "bw64.wav", "bw64-list.wav", "zeros-tag.flac", "zeros-before.mp3", "lines-before.mp3", "id3-and-zeros.mp3", "joined.ac3", "joined.aac", "joined.webm",
                     "pipe-0.wav", "pipe-0-list.wav", "pipe-half-a-sample.wav", "pipe-sox-list.wav", "pipe-ff-list.wav", "nms.wav", "ac3.ac3",
                     "xing-too-few.mp3", "xing-itself.mp3", "id3.flac", "g721.wav", "pipe.flac", "a.nist", "zeros.mp3", "pipe.caf")} # where FFmpeg itself is not the measure
 
@@ -228,6 +254,16 @@ NAMED = {
     "granule.ogg": (patched_page(VORBIS, granule=2**40), ""), "granule.opus": (patched_page(OPUS, granule=2**62), ""),
     "half.mp3": (half(MP3), "truncated"), "cut-bare.mp3": (bare(VBR)[:-50], "truncated"), "hole.mp3": (hole(MP3), "damaged"),
     "xing-too-many.mp3": (xing_says(FRAMES + 50)(MP3), "truncated"), "joined-rates.mp3": (MP3 + PARTS, "rate"),
+    **{f"joined.{name}": (content * 2, "more than one recording") for name, content in (
+        ("wav", WAV), ("tags.wav", WAV + LIST), ("w64", encoded("W64", "PCM_16")), ("aiff", encoded("AIFF", "PCM_16")), ("gsm.wav", WHOLE["gsm.wav"][0]),
+        ("ima.wav", WHOLE["ima.wav"][0]), ("rf64", encoded("RF64")), ("m4a", WHOLE["a.m4a"][0]), ("mov", WHOLE["a.mov"][0]), ("tta", WHOLE["a.tta"][0]),
+        ("flv", ffmpeg(3.0, "flv", "aac", 44_100)), ("wma", WHOLE["a.wma"][0]), ("mp4", FRAGMENTED), ("voc", WHOLE["a.voc"][0]), ("nist", WHOLE["a.nist"][0]))},
+    **{f"two-{codec}.{container}": (ffmpeg(1.0, container, codec, rate, 2), "side by side") for container, codec, rate in (
+        ("mp4", "aac", RATE), ("mov", "pcm_s16le", RATE), ("matroska", "flac", RATE), ("webm", "libopus", 48_000), ("ogg", "libopus", 48_000), ("ogg", "flac", RATE))},
+    "half.fragmented.mp4": (half(FRAGMENTED), "truncated"), "half.live.webm": (half(LIVE), "truncated"), "byte.live.webm": (LIVE[:-1], "truncated"),
+    "cut.ac3": (WHOLE["ac3.ac3"][0][:-100], "truncated"), "middle.ac3": (half(WHOLE["ac3.ac3"][0]) + b"\x0B", "truncated"),
+    "cut-12.wav": (WAV[:-12], "truncated"), "both-sizes-12-under.wav": (says(95_988)(WAV), "12 more follow"), "zeros-cut.flac": (FLAC[:-20] + bytes(3000), ""),
+    "late.flac": (b"\r\n" + FLAC, "2 bytes that are no sound stand at its beginning; cut them off"),
     "half.m4a": (half(WHOLE["a.m4a"][0]), ""), "half.webm": (half(WHOLE["a.webm"][0]), ""), "half.mka": (half(WHOLE["a.mka"][0]), ""),
     "half.wma": (half(WHOLE["a.wma"][0]), ""), "half.wv": (half(WHOLE["a.wv"][0]), ""), "half.tta": (half(WHOLE["a.tta"][0]), ""),
     "text.wav": (b"this is no sound " * 99, "cannot be decoded"), "text.m4a": (b"this is no sound " * 99, "cannot be decoded"),
@@ -279,6 +315,15 @@ def test_an_opus_page_tells_its_time():
     assert link.codec == "opus" and link.steady
     with pytest.raises(ValueError, match="its packets hold"): ogg_links(io.BytesIO(patched_page(OPUS, granule=link.granule + 48_000)))
     assert ogg_links(io.BytesIO(patched_page(OPUS, granule=link.granule - 300)))[0].steady, "the end may be cut to the sample"
+
+
+def test_decoders_do_not_talk_to_the_user(tmp_path, capfd):
+    generator, at = np.random.default_rng(0), len(MP3) // 2
+    while not (MP3[at] == 0xFF and MP3[at + 1] & 0xE0 == 0xE0): at += 1
+    for number in range(20): # the numbers by which a frame is unpacked
+        (tmp_path / "spoiled.mp3").write_bytes(MP3[:at + 4] + generator.bytes(17) + MP3[at + 21:])
+        assert len(read_sound(tmp_path / "spoiled.mp3")[0]) == 48_000
+    assert capfd.readouterr().err == ""
 
 
 def test_no_file_stays_open(tmp_path):

@@ -20,10 +20,15 @@ from .opening import Sound
 BLOCK = 30.0 # seconds read at a time
 _MOST = 2**23 # samples read at a time, in all channels together: 32 MiB
 
+def _floats(sound:Sound, most:int) -> np.ndarray: # (frames, channels) float32
+    "The next samples; from 16 bits, the same in a third of the time."
+    if sound.subtype != "PCM_16": return sound.read(most)
+    return np.multiply(sound.read(most, "int16"), np.float32(2**-15), dtype=np.float32)
+
 def _decoded_parts(sound:Sound, path:Path) -> Iterator[np.ndarray]: # (frames, channels) float32
     "An open file's sound as it stands in it."
     most, read = max(1, min(round(BLOCK * sound.samplerate), _MOST // sound.channels)), 0
-    while len(part := sound.read(most)):
+    while len(part := _floats(sound, most)):
         read += len(part)
         if not np.abs(part).max() <= LOUDEST: # nor where one of them is NaN
             raise BadClip(f"{path}: NaN, infinite or absurdly large samples before {read / sound.samplerate:.0f} s; "
@@ -45,7 +50,11 @@ def _resampled_parts(path:Path, rate:int, mono:Callable) -> Iterator[np.ndarray]
         parts = map(mono, _decoded_parts(sound, path))
         if sound.samplerate == rate: return (yield from parts)
         stream = soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32", quality="HQ")
-        for part in parts: yield stream.resample_chunk(part)
+        block, settled = round(BLOCK * sound.samplerate), False # the filter holds nothing but zeros
+        for part in parts:
+            still = len(part) == block and not part.any()
+            yield np.zeros(round(BLOCK * rate), np.float32) if still and settled else stream.resample_chunk(part)
+            settled = still
         yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 # %% ../../nbs/1_data/66_blocks.ipynb #d6bc97c6

@@ -47,6 +47,7 @@ def choice_of(
 
 # %% ../../nbs/1_data/68_choice.ipynb #1de9a76c
 def _sums_of_steps(samples:np.ndarray, step:int) -> np.ndarray: # (frames, channels) → (2, steps, channels + 1)
+    if not samples.any(): return np.zeros((2, len(samples) // step, samples.shape[1] + 1)) # the usual filling of hours
     with_mean = np.concatenate([samples, samples.mean(1, keepdims=True)], 1).astype(np.float64)
     steps = with_mean.reshape(-1, step, with_mean.shape[1])
     return np.stack([steps.sum(1), (steps ** 2).sum(1)])
@@ -54,7 +55,7 @@ def _sums_of_steps(samples:np.ndarray, step:int) -> np.ndarray: # (frames, chann
 # %% ../../nbs/1_data/68_choice.ipynb #bcddab79
 @dataclass(frozen=True)
 class _Survey:
-    "A recording in numbers: sums and sums of squares of each step of 10 ms."
+    "A recording in numbers: sums and sums of squares of each step of 10 ms, or of a millionth of many hours."
     frames:int
     step:int # frames of a step
     sums:np.ndarray # (2, steps, channels + 1) float64, the last for the channels' mean
@@ -140,9 +141,9 @@ def hear(
 # %% ../../nbs/1_data/68_choice.ipynb #1117b217
 def _hear_in_all(path:str|Path, rate:int, seconds:float, choice:Choice) -> Heard:
     "A clip for which the whole recording has to be looked at."
-    original = read_sound(path, 0.1)[1]
+    _, original, duration = read_sound(path, 0.1)
     first, *rest = list(islice(blocks := recording_blocks(path), 2)) # most are one block, and decoded once
-    survey = _surveyed(chain([first], rest, blocks), max(1, round(original / 100)))
+    survey = _surveyed(chain([first], rest, blocks), max(1, round(original / 100), round(original * duration) >> 20))
     channel, length = survey.channel(choice.channel), round(original * seconds)
     begin = _first_sample(survey, length, channel, choice, path) if survey.frames > length else 0
     lead = min(begin, round(MARGIN * original))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from .elements import JOINED
 from .spans import between_tags, only_zeros
 
 # %% ../../nbs/1_data/57_chunks.ipynb #18a942f6
@@ -75,12 +76,15 @@ _NAMES = {name.ljust(4) for name in _KNOWN}
 def _is_name(name:bytes) -> bool: return all(32 <= byte < 127 for byte in name[:4])
 
 # %% ../../nbs/1_data/57_chunks.ipynb #a65e5072
+_WHOLES = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"riff") # begin recordings of their own
+
 def _chain(file:BinaryIO, family:_Family, place:int, end:int) -> bool:
     "Whether from here to the end there are whole chunks, or nothing."
     reached = place
     for name, start, size in _chunks(file, family, place, end):
         if not _is_name(name) or size < 0: break
         if name == family.data: raise ValueError("holds more than one data chunk; save it as one recording")
+        if name[:4] in _WHOLES: raise ValueError(JOINED)
         reached = start + size
         if reached > end + 1: break
     return end - 8 < reached <= end + 1
@@ -121,11 +125,27 @@ def _places(content:bytes, word:bytes) -> Iterator[int]: # bytes
         at = content.find(word, at + 1)
 
 # %% ../../nbs/1_data/57_chunks.ipynb #888bcf94
+def _end_said(file:BinaryIO, family:_Family) -> int: # byte; 0 where the container doesn't say it in four bytes
+    "Where the file ends by its own first lines."
+    file.seek(4)
+    size, = struct.unpack(family.packed[0] + "I", file.read(4))
+    return size + 8 if family.first == 12 else 0
+
+def _off_by_a_header(start:int, said:int, end:int, end_said:int) -> int|None: # bytes; None: it isn't
+    "The bytes of sound where a header is wrong by its own size or less."
+    over, whole = start + said - end, end_said == end
+    if not end_said: return None
+    if 0 < over <= start and (whole or over in (8, start - 8, start)) or whole and -start <= over <= -8: return end - start
+    return said if over == -8 and end_said == end - 8 else None
+
+# %% ../../nbs/1_data/57_chunks.ipynb #d8c9ae6e
 def _true_size(file:BinaryIO, family:_Family, start:int, said:int, end:int) -> int: # bytes
     "The bytes of sound from the start on; raises ValueError where they cannot be known."
     holds = end - start
     if said <= holds and (said or not holds) and _no_sound_follows(file, family, start + said, end): return said
     if _says_nothing(said): return _last_chunks(file, family, start, end) - start
+    near = _off_by_a_header(start, said, end, _end_said(file, family))
+    if near is not None: return near
     if said > holds: raise ValueError(f"truncated: the header promises {said} bytes of sound, the file holds {holds}")
     for size in range(said + 2**32, holds + 1, 2**32): # gone round, once or more
         if said < 2**32 and _no_sound_follows(file, family, start + size, end): return size

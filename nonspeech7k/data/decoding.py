@@ -47,7 +47,8 @@ def bad_clip(
 ) -> BadClip:
     "The error to raise for a file: its name, what is wrong, and the way out."
     if isinstance(error, NeedsPyav): return BadClip(f"{path}: {error}")
-    return BadClip(f"{path}: {_reason(error)}; repair or remove it")
+    reason = _reason(error)
+    return BadClip(f"{path}: {reason}" if "; " in reason else f"{path}: {reason}; repair or remove it")
 
 # %% ../../nbs/1_data/65_decoding.ipynb #348f84e7
 @contextmanager

@@ -11,7 +11,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .spans import Spans
+from .elements import check_elements
+from .pages import BESIDE
+from .spans import Spans, between_tags
 from ..files import optional
 
 # %% ../../nbs/1_data/61_foreign.ipynb #2aeff103
@@ -45,6 +47,7 @@ def _container(file:BinaryIO, size:int): # bytes → PyAV's container
                              io_open=_refuse_other_files, metadata_errors="replace")
     except av.error.FFmpegError as error: raise ValueError(f"cannot be decoded ({error.strerror})") from error
     if not container.streams.audio: raise ValueError("holds no sound")
+    if sum(stream.codec_context is not None for stream in container.streams.audio) > 1: raise ValueError(BESIDE)
     if container.streams.audio[0].codec_context is None: raise ValueError("is coded in a way that is not known")
     return container
 
@@ -97,6 +100,8 @@ class Foreign:
     def __init__(self,
         file:BinaryIO, # open; is not closed
     ):
+        start, end = between_tags(file)
+        check_elements(file, start, end)
         size = file.seek(0, 2)
         self._container = _container(file, size)
         stream = self._container.streams.audio[0]

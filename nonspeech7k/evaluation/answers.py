@@ -97,9 +97,9 @@ def _answer(classifier:nn.Module, sound:Sound, opinions:list[Opinion]) -> dict:
 # %% ../../nbs/5_evaluation/56_answers.ipynb #3a1c2f17
 def _later_in_batches(sounds:list[Sound], rate:int, size:int, failed:dict[int, BadClip]) -> Iterator[list]:
     "All later windows with their files' numbers, so many at a time; files that break off are noted."
-    def each() -> Iterator[tuple[int, np.ndarray, bool]]:
+    def each() -> Iterator[tuple[int, np.ndarray]]:
         for number, sound in enumerate(sounds):
-            try: yield from ((number, *window) for window in later_windows(sound, rate))
+            try: yield from ((number, window) for window in later_windows(sound, rate))
             except BadClip as error: failed[number] = error
     windows = each()
     while some := list(islice(windows, size)): yield some
@@ -116,6 +116,6 @@ def judge(
     firsts = _opinions(classifier, [sound.first for sound in sounds], [sound.silent for sound in sounds])
     opinions = [[one] for one in firsts]
     for some in _later_in_batches(sounds, rate, batch_size, failed):
-        numbers, waveforms, silent = zip(*some)
-        for number, one in zip(numbers, _opinions(classifier, waveforms, silent)): opinions[number].append(one)
+        numbers, waveforms = zip(*some)
+        for number, one in zip(numbers, _opinions(classifier, waveforms, [False] * len(some))): opinions[number].append(one)
     return [failed.get(number) or _answer(classifier, sound, opinions[number]) for number, sound in enumerate(sounds)]

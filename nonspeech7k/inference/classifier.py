@@ -24,7 +24,7 @@ from torch.nn.functional import logsigmoid
 from ..configuration import FORMAT, least_numbers, read_configuration, shortened
 from ..data.choice import Choice, choice_of
 from ..data.decoding import BadClip
-from ..data.excerpts import listen
+from ..data.excerpts import listen, takes_long
 from ..data.manifest import check_labels_per_clip
 from ..data.reading import find_sounds, read_batches
 from ..evaluation.answers import judge, stacked, to_probabilities
@@ -358,13 +358,16 @@ def predict(
     workers:int|None=None, # decoding threads; None: as many as Python chooses
     dtype:torch.dtype|None=torch.float32, # of the network's arithmetic, as in `for_inference`
     place:str="all", # of `PLACES`: the part of a longer file that is judged
+    tell:Callable[[str], None]=lambda sentence: None, # takes a sentence on a file of hours, before it is judged
 ) -> Iterator[dict|BadClip]: # one for each file, in order
     "The label and every class's probability for each file; a file that cannot be read yields its error instead."
     if place not in PLACES: raise UserError(f"{place}: no part of a file; take one of {', '.join(PLACES)}")
     classifier = for_inference(classifier, dtype, own_kernels=len(files) >= 2 * batch_size)
     clip, choice = classifier.configuration["clip"], replace(classifier.choice, place=place)
     for batch, read in read_batches(files, clip["rate"], clip["seconds"], batch_size, workers, choice, listen):
-        answers = iter(judge(classifier, [sound for sound in read if not isinstance(sound, BadClip)], batch_size))
+        sounds = [(path, sound) for path, sound in zip(batch, read) if not isinstance(sound, BadClip)]
+        for sentence in filter(None, (takes_long(sound, path) for path, sound in sounds)): tell(sentence)
+        answers = iter(judge(classifier, [sound for _, sound in sounds], batch_size))
         for path, sound in zip(batch, read):
             answer = sound if isinstance(sound, BadClip) else next(answers)
             yield answer if isinstance(answer, BadClip) else {"path": str(path), **answer}

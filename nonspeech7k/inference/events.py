@@ -9,7 +9,7 @@ __all__ = ['FORMATS', 'window_starts', 'answer_spans', 'probabilities_by_window'
 # %% ../../nbs/6_inference/50_events.ipynb #f7a72540
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ..data.blocks import BLOCK, sound_blocks
+from ..data.channels import Cancelling
 from ..data.choice import ear_for
 from ..evaluation.events import Event
 from ..files import UserError
@@ -178,6 +179,7 @@ def events(
     source:str|Path|np.ndarray, # a sound file of any length, or a waveform (samples,) at the classifier's rate
     settings:EventSettings=EventSettings(), # what counts as an event
     bar:object=None, # from `progress`; moved on by each whole second that was read
+    tell:Callable[[str], None]=lambda sentence: None, # takes a sentence, at the end, on channels of which the mix does not hold the sound
     **changes, # of single settings, by their names
 ) -> Iterator[Event]: # in order of their regions
     """What happens in a recording, and when, in bounded memory;
@@ -187,12 +189,14 @@ def events(
     _check_settings(settings, step, clip["seconds"])
     classifier = for_inference(classifier, torch.float32)
     merge, minimum, reach = (round(seconds * 100) for seconds in (settings.merge, settings.minimum, step / 2))
-    mono = ear_for(source, classifier.choice.channel)
+    mono = Cancelling(ear_for(source, classifier.choice.channel), classifier.choice.channel == "mix")
     blocks = _moving_bar(sound_blocks(source, rate, round(BLOCK * 100) * round(rate / 100), mono), rate, bar)
     gated = gated_blocks(blocks, rate, settings.margin, settings.quiet, merge, minimum)
     for region, probabilities in judged_regions(classifier, sounding_regions(gated, rate), step, settings.batch_size):
         for event in region_events(region, probabilities, labels, settings.threshold, merge, minimum, reach):
             if event.label not in settings.ignore: yield event
+    if mono.found: tell(f"{source}: its channels cancel in their mix, all the time or for a while, and what sounds there is not heard; "
+                        f"save one channel as a file of its own and take that, or train with clip.channel: loudest")
 
 # %% ../../nbs/6_inference/50_events.ipynb #d9977ab0
 def _event_line(event:Event, kind:str, encoding:str) -> str:
