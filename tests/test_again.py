@@ -178,10 +178,15 @@ def test_recipe_edited_in_the_runs_own_folder_is_noticed(place):
     with pytest.raises(UserError, match="train.epochs: 1 → 3: stages 1 and 2 stand"): open_run(own, place / "run", root)
 
 
-def test_another_version_of_the_package_is_told(place, monkeypatch):
+def test_run_of_another_version_is_shown_and_not_gone_on_with(place, monkeypatch):
     import nonspeech7k
-    made_by = nonspeech7k.__version__
+    from nonspeech7k.runs.folder import not_there
+    made_by, before = nonspeech7k.__version__, written(place / "run")
     monkeypatch.setattr("nonspeech7k.__version__", "99.0")
+    assert finish(place) and written(place / "run") == before
+    assert not_there(opened(place)) == [f"{place}/run: made by nonspeech7k {made_by}, this is 99.0; it is shown as it is"]
+    assert said(place, "report.sounds=embed") == f"made by nonspeech7k {made_by}, this is 99.0, report.sounds: none → embed: stages 1 to 4 begin again"
+    (place / "run" / "predictions.csv").unlink()
     assert said(place) == f"made by nonspeech7k {made_by}, this is 99.0: stages 1 to 4 begin again"
 
 
