@@ -341,6 +341,7 @@ def tag(
     fresh = corpus.is_dir() and not (folder/"job.json").exists()
     done = label_all(model, corpus, folder, root, part, ray, workers, device)
     if fresh: say_left_out(corpus, done["clips"])
+    for sentence in done["changes"].sentences(): say(sentence, err=True)
     speed = f" in {done['seconds']:.1f} s, {done['new'] / done['seconds']:.0f} clips/s" if done["new"] else ""
     say(f"{done['new']} of {done['clips']} clips done now{speed}; listed {done['listed']}", err=True)
     if table:

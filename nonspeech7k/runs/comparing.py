@@ -161,7 +161,7 @@ def compare_runs(
             truth_of(common.loc[rows, "label"], labels, kind), common.loc[rows, labels], two.loc[rows, labels],
             common.loc[rows, "group"].tolist(), labels, resamples, seed) if rows.any() else None
     epochs = tuple(_recipe_of(Path(place)).train.epochs for place in places)
-    warnings = [*_unsealed_warnings(places), *_fold_warnings(common, two), *_best_epoch_warnings(epochs), *_test_warnings(found["test"])]
+    warnings = [*_fold_warnings(common, two), *_best_epoch_warnings(epochs), *_test_warnings(found["test"]), *_unsealed_warnings(places)]
     return {"runs": list(places), "labels_per_clip": kind, **found, "warnings": warnings}
 
 # %% ../../nbs/7_runs/82_comparing.ipynb #60ee84b4

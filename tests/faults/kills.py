@@ -58,8 +58,10 @@ def records(folder: Path) -> dict[str, dict]:
     except FileNotFoundError: return {}
 
 
-def begun(folder: Path, stage: str) -> bool:
-    return stage == FIRST or stage in records(folder)
+def begun(folder: Path, stage: str) -> int:
+    "How often a stage has begun, or gone on."
+    try: return (folder / "training.log").read_text().count(f"  {stage} begins")
+    except FileNotFoundError: return 0
 
 
 def stage_of(folder: Path) -> str:
@@ -70,10 +72,11 @@ def stage_of(folder: Path) -> str:
     return f"after {list(stages)[-1]}" if stages else FIRST
 
 
-def kill_in(process: subprocess.Popen, folder: Path, stage: str, seconds: float, limit: float = 300) -> bool:
-    "Kill a run so long after a stage has begun; False where it ended before."
-    until = time.monotonic() + limit
-    while process.poll() is None and not begun(folder, stage) and time.monotonic() < until: time.sleep(0.01)
+def kill_in(arguments: list[str], place: Path, folder: Path, stage: str, seconds: float, limit: float = 300) -> bool:
+    "Kill a run so long after a stage has begun or gone on; False where it ended before."
+    before, until = begun(folder, stage), time.monotonic() + limit
+    process = start(arguments, place)
+    while stage != FIRST and process.poll() is None and begun(folder, stage) == before and time.monotonic() < until: time.sleep(0.01)
     try: process.wait(seconds)
     except subprocess.TimeoutExpired:
         kill(process)
@@ -112,7 +115,8 @@ def killed_run(place: Path, demo: Path, whole: dict, turn: int, kills: int) -> d
     found = {"cases": 0, "escapes": [], "stages": {}, "ended_before": 0}
     for number, stage in enumerate(PLANS[turn % len(PLANS)][:kills]):
         share = 0.618 * (turn * KILLS_OF_ONE_RUN + number) % 1 # spread evenly, whatever their number
-        killed = kill_in(start(command(folder, demo, banks), place), folder, stage, share * whole["lasting"][stage])
+        if records(folder).get(stage, {}).get("finished"): stage = next((name for name in STAGES if not records(folder).get(name, {}).get("finished")), STAGES[-1])
+        killed = kill_in(command(folder, demo, banks), place, folder, stage, share * whole["lasting"][stage])
         found["cases" if killed else "ended_before"] += 1
         at = stage_of(folder)
         if killed: found["stages"][at] = found["stages"].get(at, 0) + 1
@@ -138,16 +142,12 @@ def make_whole(place: Path) -> tuple[Path, dict]:
     assert code == 0, said
     started = time.monotonic()
     process = start(command(place / "whole", demo, place / "banks"), place)
-    lasting, last = {FIRST: 0.0}, FIRST
-    since = started
-    while process.poll() is None: # how long after a stage's beginning the next one begins
-        new = next((stage for stage in STAGES if stage not in lasting and begun(place / "whole", stage)), None)
-        if new: lasting |= {last: time.monotonic() - since, new: 0.0}
-        if new: since, last = time.monotonic(), new
-        time.sleep(0.01)
+    while process.poll() is None and not begun(place / "whole", STAGES[0]): time.sleep(0.01)
+    lasting = {FIRST: time.monotonic() - started}
     said = process.communicate()[1]
     assert process.returncode == 0, said
-    return demo, {"lasting": lasting | {last: time.monotonic() - since}, "results": results(place / "whole")}
+    lasting |= {name: 1.1 * about["seconds"] for name, about in records(place / "whole").items()} # and a little of what lies between two
+    return demo, {"lasting": lasting, "results": results(place / "whole")}
 
 
 # What else happens between two commands: each takes a finished run's folder, and says what went wrong
