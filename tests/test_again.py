@@ -364,3 +364,41 @@ def test_banks_above_the_recordings_do_not_hide_them(place):
     sorted((place / "recordings").rglob("*.wav"))[3].unlink()
     from nonspeech7k.files import UserError
     with pytest.raises(UserError, match="1 clip removed"): opened(place, "other", [f"banks={place}"])
+
+
+# Two at once
+
+def test_two_that_begin_again_end_in_one_answer_or_a_sentence(place):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from nonspeech7k.files import UserError
+    move(place)
+    def attempt(number: int) -> str:
+        try: finish(place, more=[f"train.lr=0.00{1 + number % 2}", f"seed={number % 3}"], again=True)
+        except UserError as error: return str(error)
+        return ""
+    with ThreadPoolExecutor(2) as pool: answers = list(pool.map(attempt, range(4)))
+    assert all("\n" not in answer and str(place) in answer for answer in answers if answer), answers
+    finish(place, again=True)
+    finish(place, "fresh")
+    assert results(place / "run") == results(place / "fresh")
+
+
+# What is said of what is not there, or is read otherwise
+
+def test_a_background_that_is_gone_is_said(place):
+    from nonspeech7k.runs.folder import not_there
+    shutil.copytree(place / "recordings" / "cough", place / "noise")
+    more = [f"augment.background={{folder: {place}/noise}}"]
+    finish(place, more=more, again=True)
+    assert not not_there(opened(place, more=more))
+    shutil.rmtree(place / "noise")
+    assert finish(place, more=more)["test"]
+    assert not_there(opened(place, more=more)) == ["augment.background.folder: what it names is not there, so whether it has changed is not known"]
+
+
+def test_classes_that_are_read_otherwise_are_named_by_their_key(place):
+    from nonspeech7k.files import UserError
+    for again in (False, True):
+        with pytest.raises(UserError, match=r"corpus.labels: None → \['cough'\], and so the corpus cannot be read: "):
+            opened(place, more=["corpus.labels=[cough]"], again=again)

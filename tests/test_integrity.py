@@ -129,9 +129,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("damage", REFUSED)
-def test_what_cannot_be_made_again_stops_the_run_in_one_sentence(damage, go_on):
+def test_what_cannot_be_made_again_stops_the_run_in_one_sentence(damage, go_on, capsys):
     said = go_on(*REFUSED[damage])
     assert isinstance(said, str), "nobody noticed"
+    assert "anew" not in capsys.readouterr().err, "it promised what did not come"
     assert "run" in said and "\n" not in said and len(said) < 600, said
 
 

@@ -55,13 +55,13 @@ def main():
     if given.kills and not given.door:
         for row in rows_of_runs(given.kills, given.jobs):
             keep("runs", [row], "attack")
-            print(f"{row['attack']}: {row['cases']} cases, {len(row['escapes'])} escapes {row['escapes'][:2] or ''}", flush=True)
+            print(f"{row['attack']}: {row['cases']} cases, {len(row['escapes'])} escapes {row['escapes'][:2] or ''} {row.get('stages', '')}", flush=True)
 
 
 def rows_of_runs(kills: int, jobs: int) -> Iterator[dict]:
-    "What befalls runs, one kind after another."
+    "What befalls runs, one kind after another; of kills, what they have come to so far."
     with tempfile.TemporaryDirectory(prefix="faults") as folder: yield from attacked_runs(Path(folder))
-    with tempfile.TemporaryDirectory(prefix="faults") as folder: yield killed_runs(Path(folder), kills, jobs)
+    with tempfile.TemporaryDirectory(prefix="faults") as folder: yield from killed_runs(Path(folder), kills, jobs)
 
 
 if __name__ == "__main__": main()
