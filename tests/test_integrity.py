@@ -216,6 +216,16 @@ def test_a_run_that_was_edited_is_not_compared(runs, tmp_path):
     assert "is not what stage 4_evaluation wrote" in said
 
 
+def test_a_run_without_its_records_is_compared_and_it_is_said(runs, tmp_path):
+    from nonspeech7k.runs.comparing import compare_runs
+    folder = shutil.copytree(runs[0] / "whole", tmp_path / "run")
+    assert not [one for one in compare_runs(runs[0] / "whole", folder)["warnings"] if "stages.json" in one]
+    (folder / "stages.json").unlink()
+    cell("temperature", "1.00000001")(folder / "predictions.csv")
+    said, = (one for one in compare_runs(runs[0] / "whole", folder)["warnings"] if "stages.json" in one)
+    assert said.startswith(f"{folder}: its stages.json is not there") and "is not known" in said
+
+
 BUILDER = """
 import os, sys, time
 from pathlib import Path

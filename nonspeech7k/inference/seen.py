@@ -43,7 +43,7 @@ def write_seen(
     write_bytes(job.file("seen", number), parquet_bytes(columns, SEEN))
 
 # %% ../../nbs/6_inference/16_seen.ipynb #efcbaf72
-def _differ(job:Job, number:int) -> tuple[int, int]: # files that are others than those that were labelled; files that are gone
+def _changed_files(job:Job, number:int) -> tuple[int, int]: # files that are others than those that were labelled; files that are gone
     "How many files of a finished part are not what they were."
     place = job.file("seen", number)
     if not os.path.lexists(place): return 0, 0
@@ -86,7 +86,7 @@ def forget_changed(
     done = [number for number in range(job.parts) if job.finished(number)]
     if not done: return Changes()
     if job.clips > MOST: return Changes(looked=False)
-    differ = {number: _differ(job, number) for number in done}
+    differ = {number: _changed_files(job, number) for number in done}
     for number in [number for number, (others, _) in differ.items() if others]:
         try: job.file("tags", number).unlink(missing_ok=True)
         except OSError as error: raise cannot_write(job.file("tags", number), error) from error

@@ -121,7 +121,7 @@ def _best_epoch_warnings(
         yield (f"the {runs[0]} run answers for the validation clips with each fold's best epoch, chosen by these same "
                f"clips: its score flatters, the other's does not")
 
-# %% ../../nbs/7_runs/82_comparing.ipynb #af9e30aa
+# %% ../../nbs/7_runs/82_comparing.ipynb #c38c0c82
 def _unsealed_warnings(
     places:tuple[str, str], # of the two runs
 ) -> Iterator[str]:
@@ -132,6 +132,7 @@ def _unsealed_warnings(
             yield (f"{place}: its stages.json {'does not know' if record else 'is not there to say'} what the run wrote, so "
                    f"whether its answers were changed since is not known; run its recipe again to be sure")
 
+# %% ../../nbs/7_runs/82_comparing.ipynb #af9e30aa
 def _test_warnings(
     tested:dict|None, # what was found on the test split, where both have one
 ) -> Iterator[str]:

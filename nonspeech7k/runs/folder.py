@@ -368,7 +368,7 @@ def enter_run(
     if run.complete: return run
     if run.finished("1_eda"): corpus_root(recipe.corpus.root) # the stages to come need it
     refuse_without_packages(recipe)
-    refuse_unloadable(recipe)
+    refuse_unloadable(recipe.model_dump())
     _describe_machine(run)
     return run
 

@@ -357,7 +357,7 @@ def refuse_without_packages(
             raise UserError(f"network.kind: {kind!r} needs {package}, which is not installed; pip install 'nonspeech7k[networks]'")
 
 def refuse_unloadable(
-    recipe:Recipe,
+    settings:dict, # of a recipe, as plain data
 ):
     "Raise `UserError` where no file of the run's classifiers could be read again, before anything is trained."
-    check_configuration(describe(["one", "another"], recipe.model_dump()))
+    check_configuration(describe(["one", "another"], settings))
