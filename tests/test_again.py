@@ -368,20 +368,24 @@ def test_banks_above_the_recordings_do_not_hide_them(place):
 
 # Two at once
 
-def test_two_that_begin_again_end_in_one_answer_or_a_sentence(place):
-    from concurrent.futures import ThreadPoolExecutor
-
+def test_nobody_begins_again_what_another_process_is_making(place):
     from nonspeech7k.files import UserError
+    from nonspeech7k.runs.folder import stage
+    with stage(opened(place), "1_eda"):
+        with pytest.raises(UserError, match="another process works on this run"): opened(place, more=["seed=3"], again=True)
+    assert json.loads((place / "run" / "stages.json").read_text())["1_eda"]["settings"]["seed"] == 7
+
+
+def test_what_another_process_began_again_meanwhile_is_no_change_any_more(place):
+    from nonspeech7k.recipe import read_recipe
+    from nonspeech7k.runs import folder
     move(place)
-    def attempt(number: int) -> str:
-        try: finish(place, more=[f"train.lr=0.00{1 + number % 2}", f"seed={number % 3}"], again=True)
-        except UserError as error: return str(error)
-        return ""
-    with ThreadPoolExecutor(2) as pool: answers = list(pool.map(attempt, range(4)))
-    assert all("\n" not in answer and str(place) in answer for answer in answers if answer), answers
+    run = folder.Run(read_recipe(place / "run" / "recipe.yaml", [f"corpus.root={place}/recordings", f"banks={place}/banks"]), place / "run")
+    assert (stale := folder.changes_of(run))
     finish(place, again=True)
-    finish(place, "fresh")
-    assert results(place / "run") == results(place / "fresh")
+    before = written(place / "run")
+    folder._begin_again(run, stale)
+    assert written(place / "run") == before
 
 
 # What is said of what is not there, or is read otherwise
