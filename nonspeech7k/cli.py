@@ -20,7 +20,7 @@ from typer.core import TyperCommand
 from .files import UserError, write_json, write_text
 from .inference.typed import folder_and_table, refuse_answers_place, refuse_no_recording, refuse_place, refuse_start, say_left_out, without_keys
 from .names import json_line, one_line
-from .terminal import STOPPED, exit_code, forget_output, let_go, say, say_sentence, settle_streams, signals_heard
+from .terminal import HUNG_UP, STOPPED, exit_code, forget_output, let_go, say, say_sentence, settle_streams, signals_heard
 
 # %% ../nbs/9_cli/10_cli.ipynb #7f65d230
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -73,7 +73,7 @@ def main(
     try: code = _answered(given, heard)
     except BaseException as error:
         hung_up = isinstance(error, BrokenPipeError) or isinstance(error, SystemExit) and error.code == 1 # click's word for it
-        if hung_up and let_go([sys.stdout, sys.stderr]): return 0 # nobody reads on
+        if hung_up and let_go([sys.stdout, sys.stderr]): return HUNG_UP # nobody reads on
         if debug and not isinstance(error, SystemExit): raise
         code = _without_reader(exit_code, 2, error, given)
     if code == STOPPED:
@@ -106,11 +106,9 @@ def _execute_run(run):
     "Execute a run and print its results."
     from nonspeech7k.evaluation.scores import results_table
     from nonspeech7k.runs.execution import run_all
-    from nonspeech7k.runs.folder import not_there
     from nonspeech7k.training.devices import launched_first
     if launched_first():
         say(f"{run.recipe.name}: {run.folder} on {run.device}", err=True)
-        for sentence in not_there(run): say(sentence, err=True)
     metrics = run_all(run)
     if metrics is None: return # under torchrun, the first process answers
     say(results_table(metrics))
@@ -192,11 +190,11 @@ def audit(
     corpus = _named_corpus(root, layout)
     clips = examine(corpus)
     found = summarise(corpus, clips=clips, clip=_named_clip(root))
-    say(audit_text(found))
     if out: write_json(out, found)
     if page:
         from nonspeech7k.evaluation.auditpage import audit_page
         write_text(page, audit_page(corpus.root.resolve().name, found, clips))
+    say(audit_text(found))
     findings = found["problem_count"] + len(found["unreadable"]) + len(found["warnings"])
     if strict and findings: raise UserError(f"{root}: {findings} findings, listed above")
 
@@ -343,6 +341,7 @@ def tag(
     fresh = corpus.is_dir() and not (folder/"job.json").exists()
     done = label_all(model, corpus, folder, root, part, ray, workers, device)
     if fresh: say_left_out(corpus, done["clips"])
+    for sentence in done["changes"].sentences(): say(sentence, err=True)
     speed = f" in {done['seconds']:.1f} s, {done['new'] / done['seconds']:.0f} clips/s" if done["new"] else ""
     say(f"{done['new']} of {done['clips']} clips done now{speed}; listed {done['listed']}", err=True)
     if table:
@@ -476,5 +475,5 @@ def compare(
     from nonspeech7k.runs.comparing import compare_runs, comparison_text
     refuse_place(out)
     found = compare_runs(first, second)
-    say(comparison_text(found))
     if out: write_json(out, found)
+    say(comparison_text(found))

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StrictBool, ValidationError, field_validator
 
 from .files import UserError, json_value
-from .parts import AugmentPart, ClipPart, Network, Part, SpectrogramPart, TrainPart, Word
+from .parts import MOST, AugmentPart, ClipPart, Network, Part, SpectrogramPart, TrainPart, Word
 from .recipe import Recipe
 
 # %% ../nbs/0_ground/60_configuration.ipynb #b2dbe3fb
@@ -142,7 +142,7 @@ def validated(
         return None
 
 # %% ../nbs/0_ground/60_configuration.ipynb #5154681b
-FEATURES = 2**22 # numbers of one clip
+FEATURES = MOST["features"] # of one clip: what a recipe may ask for can be read again
 STEPS = {"lstm": 2**16, "attention": 2**14, "transformer": 2**13} # frames of all layers and directions; moments; patches
 
 def _network_for_recipe(section) -> tuple[dict, TransformerFormPart|None]: # a recipe's section, and the form

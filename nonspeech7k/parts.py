@@ -62,7 +62,7 @@ class _ClipPart(Part):
 # a key that Python has taken for a word of its own cannot be written in a class
 ClipPart = create_model("ClipPart", __base__=_ClipPart, __module__=__name__, __doc__=_ClipPart.__doc__, **{"from": (
     Literal["start", "centre", "loudest", "random"],
-    Field("start", description="which part of a longer recording: its first, its middle, that with the most energy, or one drawn"))})
+    Field("start", description="which part of a longer recording: its first, its middle, that with the most energy, or one drawn, the same in every epoch"))})
 
 # %% ../nbs/0_ground/40_parts.ipynb #c995aab6
 class SpectrogramPart(Part):
@@ -351,7 +351,7 @@ NetworkPart = section_of_kinds("residual", ResidualPart, TimmPart, ImageCnnPart,
                                 AttentionPart, TransformerPart)
 
 # %% ../nbs/0_ground/40_parts.ipynb #57bd5b17
-MOST = {"samples": 2**25, "features": 2**26, "parameters": 2**29} # of a clip, of a clip, of a network
+MOST = {"samples": 2**25, "features": 2**22, "parameters": 2**29} # of a clip, of a clip, of a network
 
 def oversized(
     clip:ClipPart,

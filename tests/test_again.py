@@ -178,10 +178,15 @@ def test_recipe_edited_in_the_runs_own_folder_is_noticed(place):
     with pytest.raises(UserError, match="train.epochs: 1 → 3: stages 1 and 2 stand"): open_run(own, place / "run", root)
 
 
-def test_another_version_of_the_package_is_told(place, monkeypatch):
+def test_run_of_another_version_is_shown_and_not_gone_on_with(place, monkeypatch):
     import nonspeech7k
-    made_by = nonspeech7k.__version__
+    from nonspeech7k.runs.folder import not_there
+    made_by, before = nonspeech7k.__version__, written(place / "run")
     monkeypatch.setattr("nonspeech7k.__version__", "99.0")
+    assert finish(place) and written(place / "run") == before
+    assert not_there(opened(place)) == [f"{place}/run: made by nonspeech7k {made_by}, this is 99.0; it is shown as it is"]
+    assert said(place, "report.sounds=embed") == f"made by nonspeech7k {made_by}, this is 99.0, report.sounds: none → embed: stages 1 to 4 begin again"
+    (place / "run" / "predictions.csv").unlink()
     assert said(place) == f"made by nonspeech7k {made_by}, this is 99.0: stages 1 to 4 begin again"
 
 
@@ -359,3 +364,45 @@ def test_banks_above_the_recordings_do_not_hide_them(place):
     sorted((place / "recordings").rglob("*.wav"))[3].unlink()
     from nonspeech7k.files import UserError
     with pytest.raises(UserError, match="1 clip removed"): opened(place, "other", [f"banks={place}"])
+
+
+# Two at once
+
+def test_nobody_begins_again_what_another_process_is_making(place):
+    from nonspeech7k.files import UserError
+    from nonspeech7k.runs.folder import stage
+    with stage(opened(place), "1_eda"):
+        with pytest.raises(UserError, match="another process works on this run"): opened(place, more=["seed=3"], again=True)
+    assert json.loads((place / "run" / "stages.json").read_text())["1_eda"]["settings"]["seed"] == 7
+
+
+def test_what_another_process_began_again_meanwhile_is_no_change_any_more(place):
+    from nonspeech7k.recipe import read_recipe
+    from nonspeech7k.runs import folder
+    move(place)
+    run = folder.Run(read_recipe(place / "run" / "recipe.yaml", [f"corpus.root={place}/recordings", f"banks={place}/banks"]), place / "run")
+    assert (stale := folder.changes_of(run))
+    finish(place, again=True)
+    before = written(place / "run")
+    folder._begin_again(run, stale)
+    assert written(place / "run") == before
+
+
+# What is said of what is not there, or is read otherwise
+
+def test_a_background_that_is_gone_is_said(place):
+    from nonspeech7k.runs.folder import not_there
+    shutil.copytree(place / "recordings" / "cough", place / "noise")
+    more = [f"augment.background={{folder: {place}/noise}}"]
+    finish(place, more=more, again=True)
+    assert not not_there(opened(place, more=more))
+    shutil.rmtree(place / "noise")
+    assert finish(place, more=more)["test"]
+    assert not_there(opened(place, more=more)) == ["augment.background.folder: what it names is not there, so whether it has changed is not known"]
+
+
+def test_classes_that_are_read_otherwise_are_named_by_their_key(place):
+    from nonspeech7k.files import UserError
+    for again in (False, True):
+        with pytest.raises(UserError, match=r"corpus.labels: None → \['cough'\], and so the corpus cannot be read: "):
+            opened(place, more=["corpus.labels=[cough]"], again=again)

@@ -107,6 +107,8 @@ def test_suffix_says_how_answers_are_written(call, here, tmp_path, form):
     (("tag", "MODEL", "sounds", "--out", "labels.json"), "a folder of Parquet files"),
     (("tag", "MODEL", "sounds", "--out", "mine.csv"), "is there already"),
     (("tag", "MODEL", "round", "--out", "labels"), "round: "), (("tag", "MODEL", "pipe.csv", "--out", "labels"), "pipe"),
+    (("predict", "MODEL", "sounds/a.wav", "--out", "pipe.csv"), "pipe.csv: is a pipe or a device"),
+    (("events", "MODEL", "sounds/a.wav", "--out", "/dev/stdout"), "/dev/stdout: is a pipe or a device"),
     (("tag", "MODEL", "zeros.parquet", "--out", "labels"), "a device"),
 ])
 def test_mistake_is_answered_with_one_sentence(call, here, tmp_path, monkeypatch, arguments, words):
@@ -136,7 +138,9 @@ def test_closed_pipe_and_lost_folder_end_without_a_traceback(here, tmp_path):
     os.close(reading)
     with os.fdopen(writing, "w") as nobody:
         done = subprocess.run([*PROGRAM, "predict", here / "model.safetensors", here / "sounds" / "a.wav"], stdout=nobody, stderr=subprocess.PIPE)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (141, b"")
+    closed = subprocess.run(["bash", "-c", '"$@" >&-', "bash", *PROGRAM, "predict", here / "model.safetensors", here / "sounds" / "a.wav"], capture_output=True)
+    assert closed.returncode == 2 and closed.stderr.count(b"\n") == 1 and b"standard output: is closed" in closed.stderr
     lost = f"import os; os.chdir({str(tmp_path)!r}); os.rmdir(os.getcwd()); import sys; sys.argv = ['x', 'audit', 'sounds']; {PROGRAM[2]}"
     done = subprocess.run([sys.executable, "-c", lost], capture_output=True, text=True)
     assert done.returncode == 2 and "the working folder is gone" in done.stderr and done.stderr.count("\n") == 1
@@ -242,3 +246,26 @@ def test_nothing_is_written_through_a_link(here, job, tmp_path):
     import torch
     answer = Tagger(open_job(here / "model.safetensors", here / "sounds", job), "cpu", torch.get_num_threads())({"part": np.array([0])})
     assert "000000000" in answer["problem"][0] and (tmp_path / "mine").read_text() == "mine"
+
+
+# Asked again
+
+def test_changed_files_are_labelled_anew_and_it_is_said(call, here, tmp_path):
+    sounds, out = shutil.copytree(here / "sounds", tmp_path / "sounds"), tmp_path / "labels"
+    asked = ("tag", here / "model.safetensors", sounds, "--out", out, "--part", 4)
+    assert call(*asked)[0] == 0
+    before, kept = read_tags(out), {path: path.stat().st_mtime_ns for path in (out / "tags").iterdir()}
+    code, _, errors = call(*asked)
+    assert code == 0 and "0 of 11 clips done now" in errors and "files" not in errors and read_tags(out).equals(before)
+    with open(sounds / "a.wav", "wb") as file: soundfile.write(file, np.ones(4000), 8000, format="WAV")
+    shutil.copy(sounds / "a.wav", sounds / "night" / "bad.wav")
+    (sounds / ODD[0]).unlink()
+    shutil.copy(sounds / "a.wav", sounds / "new.wav")
+    errors = call(*asked)[2]
+    assert "files changed since they were labelled: 2; " in errors and "files came into the folder after it was listed: 1; " in errors
+    after = read_tags(out)
+    fresh = {answer["path"]: answer for answer in map(json.loads, call("predict", here / "model.safetensors", sounds)[1].split("\n")[:-1])}
+    assert {"a.wav", "night/bad.wav"} <= set(after["path"]) and not len(read_bad(out)[lambda rows: rows["path"] == "night/bad.wav"])
+    for name in ("a.wav", "night/bad.wav"):
+        assert abs(after.set_index("path").at[name, "cough"] - fresh[str(sounds / name)]["probabilities"]["cough"]) < 1e-6
+    assert any(path.stat().st_mtime_ns == moment for path, moment in kept.items()), "the other parts stand"

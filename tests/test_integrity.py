@@ -129,9 +129,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("damage", REFUSED)
-def test_what_cannot_be_made_again_stops_the_run_in_one_sentence(damage, go_on):
+def test_what_cannot_be_made_again_stops_the_run_in_one_sentence(damage, go_on, capsys):
     said = go_on(*REFUSED[damage])
     assert isinstance(said, str), "nobody noticed"
+    assert "anew" not in capsys.readouterr().err, "it promised what did not come"
     assert "run" in said and "\n" not in said and len(said) < 600, said
 
 
@@ -213,6 +214,16 @@ def test_a_strangers_run_is_compared_or_refused_in_one_sentence(name, change, ru
 def test_a_run_that_was_edited_is_not_compared(runs, tmp_path):
     said = compared(shutil.copytree(runs[0] / "whole", tmp_path / "run"), "predictions.csv", cell("temperature", "1.00000001"))
     assert "is not what stage 4_evaluation wrote" in said
+
+
+def test_a_run_without_its_records_is_compared_and_it_is_said(runs, tmp_path):
+    from nonspeech7k.runs.comparing import compare_runs
+    folder = shutil.copytree(runs[0] / "whole", tmp_path / "run")
+    assert not [one for one in compare_runs(runs[0] / "whole", folder)["warnings"] if "stages.json" in one]
+    (folder / "stages.json").unlink()
+    cell("temperature", "1.00000001")(folder / "predictions.csv")
+    said, = (one for one in compare_runs(runs[0] / "whole", folder)["warnings"] if "stages.json" in one)
+    assert said.startswith(f"{folder}: its stages.json is not there") and "is not known" in said
 
 
 BUILDER = """

@@ -170,3 +170,12 @@ def test_reading_touches_nothing_but_the_file(file):
     file.write_text("name: a\ncorpus: {root: data/demo, labels: [no]}\nnetwork: {kind: transformer}\nfront_end: {kind: transformer}\nclip: {rate: 16000}\n")
     done = subprocess.run([sys.executable, "-c", WATCHED, str(file), str(labels)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_what_a_recipe_may_ask_for_can_be_loaded_again():
+    from nonspeech7k.configuration import FEATURES
+    from nonspeech7k.parts import MOST
+    from nonspeech7k.runs.inputs import refuse_unloadable
+    assert MOST["features"] == FEATURES
+    with pytest.raises(UserError, match="numbers for each clip are too many"): read_recipe("demo", ["clip.seconds=400", "augment.frequency_mask=1", "front_end={kind: waveform}", "network={kind: waveform}"])
+    for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")): refuse_unloadable(read_recipe(path).model_dump())

@@ -69,6 +69,7 @@ def read_batches(
     read:Callable=read_as_kept, # from path, rate, seconds and choice to what is wanted of a file; may raise `BadClip`
 ) -> Iterator[tuple[list[Path], list]]: # files; what `read` gives for each, or the error
     "Files in batches as the clip bank would hold them; threads read one batch ahead."
+    if batch_size < 1: raise UserError(f"batch_size: {batch_size} files at a time are none; take 1 or more")
     def attempt(path:Path):
         try: return read(path, rate, seconds, choice)
         except BadClip as error: return error

@@ -6,6 +6,7 @@
 __all__ = ['ATTEMPTS', 'write_part', 'tag_part', 'tag', 'read_tags', 'read_bad', 'Tagger']
 
 # %% ../../nbs/6_inference/20_bulk.ipynb #5637c5fb
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from .cluster import ray_data, ray_session
 from .jobfiles import parquet_bytes, part_rows, read_job, read_part
 from .jobs import Job, job_of_folder, list_clips, lock_job, open_job, open_own
 from .listing import find_clips
+from .seen import forget_changed, look_at, write_seen
 from ..progress import progress
 from ..training.devices import choose_device
 
@@ -71,9 +73,14 @@ def _bad_columns(job:Job, bad:list[tuple[str, BadClip]]) -> dict[str, list]:
     return {"path": [name for name, _ in bad], "reason": reasons}
 
 # %% ../../nbs/6_inference/20_bulk.ipynb #49fd9355
-def _answers_for(job:Job, classifier:Classifier, names:list[str], workers:int|None) -> Iterator[dict|BadClip]:
+def _answers_for(
+    job:Job,
+    classifier:Classifier,
+    names:list[str], # of clips
+    found:list[tuple[Path|None, str]], # the file of each, from `find_clips`
+    workers:int|None,
+) -> Iterator[dict|BadClip]:
     "The answer for each path of a list, or what is wrong with the file that it means."
-    found = find_clips(names, job.root)
     answers = predict(classifier, [place for place, _ in found if place], workers=workers)
     for name, (place, trouble) in zip(names, found):
         if place is None: yield BadClip(f"{job.root/name}: {trouble}")
@@ -91,8 +98,9 @@ def tag_part(
     "Label one part and write it whole, unless that is done already."
     names = job.paths(number)
     if job.finished(number): return len(names)
-    good, bad = [], []
-    for name, answer in zip(names, _answers_for(job, classifier, names, workers), strict=True):
+    found, good, bad = find_clips(names, job.root), [], []
+    write_seen(job, number, look_at(found))
+    for name, answer in zip(names, _answers_for(job, classifier, names, found, workers), strict=True):
         (bad if isinstance(answer, BadClip) else good).append((name, answer))
         on_clip()
     write_part(job, number, good, bad)
@@ -128,11 +136,12 @@ def tag(
     ray:str|None=None, # None: in this process; 'local', 'auto' or a cluster's address: through Ray Data
     workers:int|None=None, # decoding threads here; with Ray, labelling processes. None: as many as there are cores
     device:str="auto", # 'auto', 'cpu' or 'cuda'
-) -> dict: # clips, labelled, bad, new (labelled or found bad by this call), seconds, listed
+) -> dict: # clips, labelled, bad, new (labelled or found bad by this call), seconds, listed, changes
     "Label every clip of a corpus that is not labelled yet; raises `UserError`."
     started, job = perf_counter(), open_job(model, corpus, out, root, part)
     with lock_job(job.folder):
         sweep(job.folder)
+        changes = forget_changed(job, os.path.isdir(corpus))
         waiting = [number for number in range(job.parts) if not job.finished(number)]
         before = sum(_answer_counts(job))
         with progress(job.clips, "labelling", initial=before) as bar:
@@ -141,7 +150,7 @@ def tag(
         labelled, bad = _answer_counts(job)
     listed = read_job(job.folder).listed
     return {"clips": job.clips, "labelled": labelled, "bad": bad, "new": job.clips - before,
-            "seconds": perf_counter() - started, "listed": listed}
+            "seconds": perf_counter() - started, "listed": listed, "changes": changes}
 
 # %% ../../nbs/6_inference/20_bulk.ipynb #f3a4b6bf
 def _check_paths(job:Job, number:int, tags:pa.Table, bad:pa.Table|None):

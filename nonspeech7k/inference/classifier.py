@@ -212,7 +212,10 @@ class Ensemble(Classifier):
 def ensemble(
     members:list[Classifier], # two or more
 ) -> Ensemble:
-    "Classifiers joined into one; raises `UserError` where they do not speak of the same classes and clips."
+    """Classifiers joined into one; raises `UserError` where they do not speak of the same classes and clips.
+
+    It answers every clip: a member's threshold for 'none of these' (its `rejection`) does not hold for the mean, and is not taken over.
+    """
     if len(members) < 2: raise UserError("an ensemble of one model is that model; name two or more")
     first = members[0].configuration
     for number, member in enumerate(members[1:], 2):

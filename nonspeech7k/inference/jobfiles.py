@@ -82,7 +82,7 @@ def write_job(
     write_json(folder/"job.json", job.model_dump())
 
 # %% ../../nbs/6_inference/13_jobfiles.ipynb #c8d8b6d2
-FOLDERS = ("clips", "tags", "bad", "begun") # of a job
+FOLDERS = ("clips", "tags", "bad", "seen", "begun") # of a job
 
 def part_file(
     folder:Path, # of a job

@@ -156,6 +156,13 @@ def new_layer(
 # %% ../../nbs/6_inference/40_newclasses.ipynb #bb76617e
 MINIMUM = 5 # examples of a new class
 
+def _check_old(classifier:Classifier, clips:int, targets:torch.Tensor):
+    "Raise `UserError` where the old clips' class numbers are none, or not one for each."
+    if targets.shape != (clips,): raise UserError(f"old clips: {clips} clips and class numbers of shape {tuple(targets.shape)}; give one a clip")
+    most, whole = len(classifier.labels) - 1, not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
+    odd = sorted(set(targets.tolist()) - set(range(most + 1))) if whole else [str(targets.dtype)]
+    if odd: raise UserError(f"old clips: {odd[0]} is no class number; give whole numbers from 0 to {most}")
+
 def _check_extension(classifier:Classifier, label:str, count:int, targets:torch.Tensor, how:str):
     "Raise `UserError` where a class cannot be added."
     if how not in WAYS: raise UserError(f"how: {how!r} is not known; allowed: {', '.join(WAYS)}")
@@ -179,6 +186,7 @@ def add_class(
     how:str="embeddings", # or 'means', 'head'
 ) -> Classifier: # its labels are the old ones and then the new one; the original stays as it is
     "The classifier with one class more, learned on its frozen body; raises `UserError` where that cannot be."
+    _check_old(classifier, len(old[0]), old[1])
     _check_extension(classifier, label, len(examples), old[1], how)
     inputs = torch.cat([last_inputs(classifier, old[0]), last_inputs(classifier, examples)])
     targets = torch.cat([old[1].cpu(), torch.full((len(examples),), len(classifier.labels))])

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files import UserError
+from ..files import UserError, refuse_no_file
 from ..names import one_line
 from ..terminal import say
 
@@ -22,6 +22,7 @@ def refuse_place(
     "Raise `UserError` where a file cannot be written, before the work rather than after it."
     if path is None: return
     if os.path.isdir(path): raise UserError(f"{path}: is a folder; name a file")
+    refuse_no_file(path)
     above = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
     if not above.is_dir(): raise UserError(f"{above}: is a file, not a folder; choose another folder")
     if not os.access(above, os.W_OK | os.X_OK): raise UserError(f"{path}: cannot be written into {above}; choose another folder")

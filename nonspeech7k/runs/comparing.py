@@ -121,6 +121,17 @@ def _best_epoch_warnings(
         yield (f"the {runs[0]} run answers for the validation clips with each fold's best epoch, chosen by these same "
                f"clips: its score flatters, the other's does not")
 
+# %% ../../nbs/7_runs/82_comparing.ipynb #c38c0c82
+def _unsealed_warnings(
+    places:tuple[str, str], # of the two runs
+) -> Iterator[str]:
+    "Which runs have left no digests of what they answered."
+    for place in places:
+        record = read_stages(Path(place)).get("4_evaluation", {})
+        if not (record.get("files") or {}).get("predictions.csv"):
+            yield (f"{place}: its stages.json {'does not know' if record else 'is not there to say'} what the run wrote, so "
+                   f"whether its answers were changed since is not known; run its recipe again to be sure")
+
 # %% ../../nbs/7_runs/82_comparing.ipynb #af9e30aa
 def _test_warnings(
     tested:dict|None, # what was found on the test split, where both have one
@@ -151,7 +162,7 @@ def compare_runs(
             truth_of(common.loc[rows, "label"], labels, kind), common.loc[rows, labels], two.loc[rows, labels],
             common.loc[rows, "group"].tolist(), labels, resamples, seed) if rows.any() else None
     epochs = tuple(_recipe_of(Path(place)).train.epochs for place in places)
-    warnings = [*_fold_warnings(common, two), *_best_epoch_warnings(epochs), *_test_warnings(found["test"])]
+    warnings = [*_fold_warnings(common, two), *_best_epoch_warnings(epochs), *_test_warnings(found["test"]), *_unsealed_warnings(places)]
     return {"runs": list(places), "labels_per_clip": kind, **found, "warnings": warnings}
 
 # %% ../../nbs/7_runs/82_comparing.ipynb #60ee84b4

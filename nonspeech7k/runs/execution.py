@@ -21,6 +21,7 @@ from .folder import Run, alone, not_there
 from .stages import evaluate, repetitions
 from .stamps import STAGES
 from .together import fair_threads
+from ..terminal import say
 from ..training.devices import Ranks, joined
 
 # %% ../../nbs/7_runs/80_execution.ipynb #39294313
@@ -127,7 +128,7 @@ def run_all(
 ) -> dict|None: # the metrics; None in all but the first process
     "Execute every stage that is not finished, in order; raises `UserError` where another process is at it."
     with joined(run.device) as together, fair_threads(together.count):
-        for sentence in not_there(run) if together.first else []: print(sentence, file=sys.stderr)
+        for sentence in not_there(run) if together.first else []: say(sentence, err=True)
         if together.count == 1: execute_missing(run, STAGES)
         else: _share_training(run, together)
         return evaluate(run) if together.first else None

@@ -195,7 +195,8 @@ def measure(
             moments = _measured(run, clips, front_end)
             standardise(front_end, moments[np.flatnonzero(run.manifest["split"] == "train")])
             write_figures(run.folder/"plots", _pictures_of_features(run, clips, front_end))
-    try: return _read_moments(run.folder, run.manifest["path"])
+    paths = run.manifest["path"]
+    try: return _read_moments(run.folder, paths)
     except UserError as error: return _measured_anew(run, error)
 
 # %% ../../nbs/7_runs/40_features.ipynb #cbc842c4

@@ -14,7 +14,7 @@ import shutil
 import time
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -35,8 +35,8 @@ from ..files import UserError, cannot_write, write_bytes, write_json, write_text
 from ..moves import moved
 from ..names import csv_of
 from ..opening import append_regular
-from ..recipe import Recipe, read_recipe, recipe_yaml
-from .inputs import banks_of, differences_of_corpus, made_of, read_recipe_corpus, refuse_without_packages, with_digests
+from ..recipe import Recipe, differences, read_recipe, recipe_yaml
+from .inputs import banks_of, differences_of_corpus, made_of, read_recipe_corpus, refuse_unloadable, refuse_without_packages, with_digests
 from .stamps import STAGES, order_changes, record_of, setting_changes, told, version_changes
 from ..training.devices import choose_device, environment, launched_first
 
@@ -59,6 +59,9 @@ class Run:
         record = self.stages.get(stage, {"finished": False})
         wrote = STAGE_FILES[stage] if record.get("files") is None else record["files"]
         return record["finished"] and all((self.folder/name).exists() for name in wrote)
+
+    @property
+    def complete(self) -> bool: return all(self.finished(name) for name in STAGES)
 
     @cached_property
     def device(self) -> torch.device: return choose_device(self.recipe.device)
@@ -174,15 +177,23 @@ def _earlier(run:Run) -> Recipe|None: # None where every stage left its settings
     if all(record.get("settings") for record in run.stages.values()): return None
     return read_recipe(run.folder/"recipe.yaml")
 
+def _corpus_keys(run:Run) -> list[str]: # 'corpus.labels: None → ['cough']'; at most three
+    "What the recipe says otherwise of how the corpus is read than it did when the run was opened last."
+    known = run.folder/"recipe.yaml"
+    texts = differences(read_recipe(known), run.recipe) if known.exists() else []
+    return [text for text in texts if text.startswith("corpus.") and not text.startswith("corpus.root")][:3]
+
 # %% ../../nbs/7_runs/14_folder.ipynb #f29605b8
 def _file_changes(run:Run) -> dict[str, list[str]]: # stage → halves of sentences
     "What of the files that a run was made of is another now."
     found, stages = {}, run.stages
-    if run.finished("1_eda"):
+    if "1_eda" in stages and run.finished("1_eda"):
         try: found["1_eda"] = differences_of_corpus(run.recipe, run.folder, stages["1_eda"].get("made_of") or None)
         except UserError as error:
-            said = " · ".join(str(error).splitlines()[:3])
-            raise UserError(f"{run.folder}: its corpus has changed and cannot be read any more: {said}") from error
+            said, keys = " · ".join(str(error).splitlines()[:3]), _corpus_keys(run)
+            what = f"{', '.join(keys)}, and so the corpus cannot be read" if keys else "its corpus has changed and cannot be read any more"
+            raise UserError(f"{run.folder}: {what}: {said}") from error
+        if found["1_eda"]: found["1_eda"] = _corpus_keys(run) + found["1_eda"]
     for name in STAGES[1:]:
         kept = stages.get(name, {}).get("made_of", {})
         now = made_of(run.recipe, name, run.folder) if kept else {}
@@ -200,20 +211,29 @@ def changes_of(
 ) -> dict[str, list[str]]: # stage → halves of sentences; stages that have not begun are left out
     "What differs between what a run was made of and what there is."
     stages = run.stages
-    parts = (version_changes(stages, nonspeech7k.__version__), setting_changes(stages, run.recipe, _earlier(run)),
-             _file_changes(run), order_changes(stages))
+    parts = [setting_changes(stages, run.recipe, _earlier(run)), _file_changes(run), order_changes(stages)]
+    if not run.complete or any(texts for part in parts for texts in part.values()): # two versions would be mixed
+        parts.insert(0, version_changes(stages, nonspeech7k.__version__))
     every = {name: [text for part in parts for text in part.get(name, [])] for name in STAGES if name in stages}
     return {name: texts for name, texts in every.items() if texts}
 
 # %% ../../nbs/7_runs/14_folder.ipynb #16cd4b78
+def _gone(run:Run) -> list[str]: # keys of the recipe
+    "What a stage has read beside the corpus and is not where it was."
+    kept = {name: run.stages.get(name, {}).get("made_of") or {} for name in STAGES[1:]}
+    now = {name: made_of(run.recipe, name, run.folder) or {} for name in kept if kept[name]}
+    return [key for name in now for key, known in kept[name].items() if known and not now[name].get(key)]
+
 def not_there(
     run:Run,
 ) -> list[str]: # sentences
     "What is not where a run's recipe says, and what the run will do without."
     root, banks = Path(run.recipe.corpus.root).expanduser(), banks_of(run.recipe)
-    if all(run.finished(name) for name in STAGES):
-        return [] if root.is_dir() else [f"{root}: the corpus is not there, so whether it has changed is not known"]
-    found = []
+    unknown = "is not there, so whether it has changed is not known"
+    found = [f"{key}: what it names {unknown}" for key in _gone(run)]
+    if run.complete:
+        said = [text for texts in version_changes(run.stages, nonspeech7k.__version__).values() for text in texts]
+        return [f"{run.folder}: {text}; it is shown as it is" for text in said] + [f"{root}: the corpus {unknown}"] * (not root.is_dir()) + found
     if run.finished("1_eda") and not banks.is_dir(): found.append(f"{banks}: no clip banks are there, so the clips are decoded anew")
     if run.labels_per_clip == "one" and find_spec("cleanlab") is None:
         found.append("cleanlab is not installed, so the report will not name doubtful labels; pip install 'nonspeech7k[errors]'")
@@ -300,11 +320,13 @@ def _refuse_made_otherwise(run:Run, changes:dict[str, list[str]]):
 # %% ../../nbs/7_runs/14_folder.ipynb #458108ba
 def _begin_again(run:Run, changes:dict[str, list[str]]):
     "Take over a changed recipe, and forget the stages that a change concerns."
-    first, known = next((name for name in STAGES if name in changes), None), run.folder/"recipe.yaml"
-    if not first and known.exists() and read_recipe(known) == run.recipe: return
+    known = run.folder/"recipe.yaml"
+    if not changes and known.exists() and read_recipe(known) == run.recipe: return
     try: run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise cannot_write(run.folder, error) from error
-    with _locked(run.folder):
+    with _locked(run.folder), _locked(run.folder, ".stage.lock", 2) if changes else nullcontext():
+        changes = changes_of(run) if changes else {} # another process may have begun again meanwhile
+        first = next((name for name in STAGES if name in changes), None)
         if first and any(_holds(run, name) for name in STAGES): log(run, told(changes))
         if first: _forget(run.folder, run.stages, first)
         if first == "1_eda": (run.folder/"environment.json").unlink(missing_ok=True)
@@ -313,9 +335,9 @@ def _begin_again(run:Run, changes:dict[str, list[str]]):
 # %% ../../nbs/7_runs/14_folder.ipynb #31ae4d26
 def _adopt(run:Run):
     "Enter what an earlier version did not, where one may write and nobody else is at work."
-    stages = run.stages
-    if all(record.get("stamp") for record in stages.values()) or not os.access(run.folder, os.W_OK): return
+    if all(record.get("stamp") for record in run.stages.values()) or not os.access(run.folder, os.W_OK): return
     with suppress(UserError), alone(run):
+        stages = run.stages
         for name in [name for name in STAGES if name in stages]:
             made = stages[name].get("made_of") or made_of(run.recipe, name, run.folder)
             if made is None: return
@@ -343,9 +365,10 @@ def enter_run(
     for one, found in reversed(list(zip(opened, changes))): # killed in between, it would be asked again
         _begin_again(one, found)
         if one.stages: _adopt(one)
-    if all(run.finished(name) for name in STAGES): return run
+    if run.complete: return run
     if run.finished("1_eda"): corpus_root(recipe.corpus.root) # the stages to come need it
     refuse_without_packages(recipe)
+    refuse_unloadable(recipe.model_dump())
     _describe_machine(run)
     return run
 

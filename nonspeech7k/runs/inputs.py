@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PLACES', 'TABLES', 'read_recipe_corpus', 'banks_of', 'look', 'with_digests', 'table_digest', 'corpus_places',
            'look_at_corpus', 'corpus_made_of', 'note_corpus', 'corpus_changes', 'table_changes', 'changes_of_manifest',
-           'differences_of_corpus', 'features_made_of', 'training_made_of', 'made_of', 'refuse_without_packages']
+           'differences_of_corpus', 'features_made_of', 'training_made_of', 'made_of', 'refuse_without_packages',
+           'refuse_unloadable']
 
 # %% ../../nbs/7_runs/10_inputs.ipynb #d3eedd83
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..configuration import shortened, unwritable
+from ..configuration import check_configuration, shortened, unwritable
 from ..data.decoding import BadClip
 from ..data.finding import is_audio, walk
 from ..data.kept import TICK, file_digests, index_of, read_index, write_index
@@ -27,6 +28,7 @@ from ..data.layouts import read_corpus
 from ..data.manifest import Corpus, check_corpus, paths
 from ..evaluation.predictions import JUDGED
 from ..files import UserError, digest, read_json, write_json
+from ..inference.classifier import describe
 from ..names import from_cells
 from ..parts import CorpusPart
 from ..recipe import Recipe
@@ -353,3 +355,9 @@ def refuse_without_packages(
     for kind, package in {"timm": "timm", "transformer": "transformers"}.items():
         if kind == recipe.network.kind and find_spec(package) is None:
             raise UserError(f"network.kind: {kind!r} needs {package}, which is not installed; pip install 'nonspeech7k[networks]'")
+
+def refuse_unloadable(
+    settings:dict, # of a recipe, as plain data
+):
+    "Raise `UserError` where no file of the run's classifiers could be read again, before anything is trained."
+    check_configuration(describe(["one", "another"], settings))

@@ -8,6 +8,7 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,10 +53,15 @@ def main():
         keep("doors", [row], "door")
         print(f"{name}: {row['cases']:,} cases, {row['escapes']} escapes {row['kinds'] or ''} ({row['seconds']} s)", flush=True)
     if given.kills and not given.door:
-        with tempfile.TemporaryDirectory(prefix="faults") as folder: rows = [killed_runs(Path(folder), given.kills)]
-        with tempfile.TemporaryDirectory(prefix="faults") as folder: rows += attacked_runs(Path(folder))
-        keep("runs", rows, "attack")
-        for row in rows: print(f"{row['attack']}: {row['cases']} cases, {len(row['escapes'])} escapes {row['escapes'][:2] or ''}", flush=True)
+        for row in rows_of_runs(given.kills, given.jobs):
+            keep("runs", [row], "attack")
+            print(f"{row['attack']}: {row['cases']} cases, {len(row['escapes'])} escapes {row['escapes'][:2] or ''} {row.get('stages', '')}", flush=True)
+
+
+def rows_of_runs(kills: int, jobs: int) -> Iterator[dict]:
+    "What befalls runs, one kind after another; of kills, what they have come to so far."
+    with tempfile.TemporaryDirectory(prefix="faults") as folder: yield from attacked_runs(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="faults") as folder: yield from killed_runs(Path(folder), kills, jobs)
 
 
 if __name__ == "__main__": main()

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -46,12 +47,42 @@ def kill(process: subprocess.Popen):
     psutil.wait_procs(family, timeout=10)
 
 
+STAGES = ("1_eda", "2_features", "3_training", "4_evaluation")
+FIRST = "before the first stage"
+PLANS = ((FIRST, *STAGES), ("1_eda", "3_training", "3_training", "4_evaluation", "4_evaluation")) # where one run is killed, one time after another
+
+
+def records(folder: Path) -> dict[str, dict]:
+    "What a run has noted of its stages."
+    try: return json.loads((folder / "stages.json").read_text())
+    except FileNotFoundError: return {}
+
+
+def begun(folder: Path, stage: str) -> int:
+    "How often a stage has begun, or gone on."
+    try: return (folder / "training.log").read_text().count(f"  {stage} begins")
+    except FileNotFoundError: return 0
+
+
 def stage_of(folder: Path) -> str:
     "The stage in which a run was stopped."
-    try: stages = json.loads((folder / "stages.json").read_text())
-    except (OSError, ValueError): return "before the first stage"
-    begun = [name for name, about in stages.items() if isinstance(about, dict) and not about.get("finished")]
-    return begun[0] if begun else "between stages"
+    stages = records(folder)
+    unfinished = [name for name in STAGES if name in stages and not stages[name]["finished"]]
+    if unfinished: return unfinished[0]
+    return f"after {list(stages)[-1]}" if stages else FIRST
+
+
+def kill_in(arguments: list[str], place: Path, folder: Path, stage: str, seconds: float, limit: float = 300) -> bool:
+    "Kill a run so long after a stage has begun or gone on; False where it ended before."
+    before, until = begun(folder, stage), time.monotonic() + limit
+    process = start(arguments, place)
+    while stage != FIRST and process.poll() is None and begun(folder, stage) == before and time.monotonic() < until: time.sleep(0.01)
+    try: process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        return True
+    process.communicate()
+    return False
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -65,27 +96,42 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob("*.partial")]
 
 
-def killed_runs(place: Path, moments: int) -> dict:
-    "Kill runs at so many moments spread over all stages, and compare what they come to with a run that nothing stopped."
+def killed_runs(place: Path, moments: int, jobs: int = 1) -> Iterator[dict]:
+    "Kill runs at so many moments spread over all stages, and compare what they come to with a run that nothing stopped; what is known after each run."
     demo, whole = make_whole(place)
-    found = {"attack": f"killed with -9 at {moments} moments", "cases": 0, "escapes": [], "stages": {}}
-    runs = -(-moments // KILLS_OF_ONE_RUN)
-    for turn in range(runs):
-        folder, banks = place / f"killed{turn}", place / f"banks{turn}"
-        for step in range(min(KILLS_OF_ONE_RUN, moments - found["cases"])):
-            process = start(command(folder, demo, banks), place)
-            share = (0.618 * (turn * KILLS_OF_ONE_RUN + step)) % 1 # spread evenly, whatever their number
-            try: process.wait(whole["begins"] + (whole["seconds"] - whole["begins"]) * 0.6 * share)
-            except subprocess.TimeoutExpired: kill(process)
-            found["cases"] += 1
-            stage = stage_of(folder)
-            found["stages"][stage] = found["stages"].get(stage, 0) + 1
-        code, said = finish(command(folder, demo, banks), place)
-        if code: found["escapes"].append(f"run {turn}: exit code {code}: {said[-300:]}")
-        elif results(folder) != whole["results"]: found["escapes"].append(f"run {turn}: other bytes in {[name for name, content in results(folder).items() if whole['results'].get(name) != content]}")
-        elif leftovers(folder): found["escapes"].append(f"run {turn}: left behind {leftovers(folder)[:3]}")
-        shutil.rmtree(folder)
+    found = {"attack": "killed with -9, then gone on with", "cases": 0, "escapes": [], "stages": {}, "ended_before": 0}
+    turns = [(turn, min(KILLS_OF_ONE_RUN, moments - turn * KILLS_OF_ONE_RUN)) for turn in range(-(-moments // KILLS_OF_ONE_RUN))]
+    with ThreadPoolExecutor(jobs) as pool:
+        for one in pool.map(lambda turn: killed_run(place, demo, whole, *turn), turns):
+            for key in ("cases", "escapes", "ended_before"): found[key] += one[key]
+            for stage, count in one["stages"].items(): found["stages"][stage] = found["stages"].get(stage, 0) + count
+            yield found
+
+
+def killed_run(place: Path, demo: Path, whole: dict, turn: int, kills: int) -> dict:
+    "Kill one run some times, let it come to its end, and compare."
+    folder, banks = place / f"killed{turn}", place / f"banks{turn}"
+    found = {"cases": 0, "escapes": [], "stages": {}, "ended_before": 0}
+    for number, stage in enumerate(PLANS[turn % len(PLANS)][:kills]):
+        share = 0.618 * (turn * KILLS_OF_ONE_RUN + number) % 1 # spread evenly, whatever their number
+        if records(folder).get(stage, {}).get("finished"): stage = next((name for name in STAGES if not records(folder).get(name, {}).get("finished")), STAGES[-1])
+        killed = kill_in(command(folder, demo, banks), place, folder, stage, share * whole["lasting"][stage])
+        found["cases" if killed else "ended_before"] += 1
+        at = stage_of(folder)
+        if killed: found["stages"][at] = found["stages"].get(at, 0) + 1
+    wrong = gone_on_with(place, command(folder, demo, banks), folder, whole)
+    if wrong: found["escapes"].append(f"run {turn}: {wrong}")
+    shutil.rmtree(folder), shutil.rmtree(banks)
     return found
+
+
+def gone_on_with(place: Path, arguments: list[str], folder: Path, whole: dict) -> str | None:
+    "What is wrong with a run that the same command ends, None where it is what it should be."
+    code, said = finish(arguments, place)
+    if code or "Traceback" in said: return f"not gone on with, exit code {code}: {said[-300:]}"
+    now = results(folder)
+    if now != whole["results"]: return f"other bytes in {[name for name in {**now, **whole['results']} if whole['results'].get(name) != now.get(name)]}"
+    return f"left behind {leftovers(folder)[:3]}" if leftovers(folder) else None
 
 
 def make_whole(place: Path) -> tuple[Path, dict]:
@@ -95,11 +141,12 @@ def make_whole(place: Path) -> tuple[Path, dict]:
     assert code == 0, said
     started = time.monotonic()
     process = start(command(place / "whole", demo, place / "banks"), place)
-    while not (place / "whole/stages.json").exists() and process.poll() is None: time.sleep(0.05)
-    begins = time.monotonic() - started
+    while process.poll() is None and not begun(place / "whole", STAGES[0]): time.sleep(0.01)
+    lasting = {FIRST: time.monotonic() - started}
     said = process.communicate()[1]
     assert process.returncode == 0, said
-    return demo, {"begins": begins, "seconds": time.monotonic() - started, "results": results(place / "whole")}
+    lasting |= {name: 1.1 * about["seconds"] for name, about in records(place / "whole").items()} # and a little of what lies between two
+    return demo, {"lasting": lasting, "results": results(place / "whole")}
 
 
 # What else happens between two commands: each takes a finished run's folder, and says what went wrong
@@ -108,16 +155,13 @@ def stopped_by(sent: signal.Signals) -> Callable:
     def attack(place: Path, demo: Path, whole: dict) -> str | None:
         folder = place / f"stopped{sent.value}"
         process = start(command(folder, demo, place / "banks"), place)
-        until = time.monotonic() + 120
-        while not (folder / "stages.json").exists() and process.poll() is None and time.monotonic() < until: time.sleep(0.02)
-        time.sleep(1)
+        until = time.monotonic() + 300
+        while process.poll() is None and not begun(folder, "3_training") and time.monotonic() < until: time.sleep(0.02)
         process.send_signal(sent)
         said = process.communicate(timeout=120)[1]
         if process.returncode != 128 + sent: return f"exit code {process.returncode}"
         if "Traceback" in said or "stopped" not in said: return f"said {said[-200:]}"
-        code, said = finish(command(folder, demo, place / "banks"), place)
-        if code: return f"not gone on with: {said[-300:]}"
-        return None if results(folder) == whole["results"] else "other bytes"
+        return gone_on_with(place, command(folder, demo, place / "banks"), folder, whole)
     return attack
 
 
@@ -170,17 +214,29 @@ def read_only(place: Path, demo: Path, whole: dict) -> str | None:
     return None if code == 2 and "Traceback" not in said else f"exit code {code}: {said[-300:]}"
 
 
+def full_disk(place: Path, demo: Path, whole: dict) -> str | None:
+    "A disk that is full in the middle, and has room again; where nobody may mount one there is nothing to see."
+    disk = place / "disk"
+    disk.mkdir()
+    size = sum(path.stat().st_size for path in (place / "whole").rglob("*") if path.is_file())
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size // 2}", "faults", str(disk)], capture_output=True).returncode: return None
+    try:
+        code, said = finish(command(disk / "run", demo, place / "banks"), place)
+        if code != 2 or "Traceback" in said or "the disk is full" not in said: return f"exit code {code}: {said[-300:]}"
+        subprocess.run(["mount", "-o", f"remount,size={8 * size}", str(disk)], check=True)
+        return gone_on_with(place, command(disk / "run", demo, place / "banks"), disk / "run", whole)
+    finally: subprocess.run(["umount", str(disk)], check=True)
+
+
 ATTACKS: dict[str, Callable[[Path, Path, dict], str | None]] = {
     "SIGTERM, then gone on with": stopped_by(signal.SIGTERM), "Ctrl-C, then gone on with": stopped_by(signal.SIGINT), "two processes on one run": two_at_once, "a run that was moved, its bank gone": moved,
-    "a clip changed between two commands": changed_between_stops(a_clip_changed), "a clip gone between two commands": changed_between_stops(a_clip_gone), "a folder that is read-only": read_only}
+    "a clip changed between two commands": changed_between_stops(a_clip_changed), "a clip gone between two commands": changed_between_stops(a_clip_gone), "a folder that is read-only": read_only, "a disk that is full, then has room": full_disk}
 
 
-def attacked_runs(place: Path) -> list[dict]:
+def attacked_runs(place: Path) -> Iterator[dict]:
     "Each attack, with what went wrong."
     demo, whole = make_whole(place)
-    found = []
     for name, attack in ATTACKS.items():
         try: wrong = attack(place, demo, whole)
         except (OSError, subprocess.SubprocessError, AssertionError) as error: wrong = f"{type(error).__name__}: {error}"
-        found.append({"attack": name, "cases": 1, "escapes": [wrong] if wrong else []})
-    return found
+        yield {"attack": name, "cases": 1, "escapes": [wrong] if wrong else []}
