@@ -97,15 +97,16 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def killed_runs(place: Path, moments: int, jobs: int = 1) -> Iterator[dict]:
-    "Kill runs at so many moments spread over all stages, and compare what they come to with a run that nothing stopped; what is known after each run."
+    "Kill runs at so many moments or a few more, spread over all stages, and compare what they come to with a run that nothing stopped; what is known after each run."
     demo, whole = make_whole(place)
     found = {"attack": "killed with -9, then gone on with", "cases": 0, "escapes": [], "stages": {}, "ended_before": 0}
-    turns = [(turn, min(KILLS_OF_ONE_RUN, moments - turn * KILLS_OF_ONE_RUN)) for turn in range(-(-moments // KILLS_OF_ONE_RUN))]
     with ThreadPoolExecutor(jobs) as pool:
-        for one in pool.map(lambda turn: killed_run(place, demo, whole, *turn), turns):
-            for key in ("cases", "escapes", "ended_before"): found[key] += one[key]
-            for stage, count in one["stages"].items(): found["stages"][stage] = found["stages"].get(stage, 0) + count
-            yield found
+        for first in range(0, 1 + moments, jobs): # a run may end before its kill, so that more of them are needed than moments
+            if found["cases"] >= moments: return
+            for one in pool.map(lambda turn: killed_run(place, demo, whole, turn, KILLS_OF_ONE_RUN), range(first, first + jobs)):
+                for key in ("cases", "escapes", "ended_before"): found[key] += one[key]
+                for stage, count in one["stages"].items(): found["stages"][stage] = found["stages"].get(stage, 0) + count
+                yield found
 
 
 def killed_run(place: Path, demo: Path, whole: dict, turn: int, kills: int) -> dict:
