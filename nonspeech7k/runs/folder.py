@@ -427,6 +427,7 @@ def begin(
     stages, made = run.stages, {} if name == "1_eda" else made_of(run.recipe, name, run.folder)
     known, record = stages.get(name), record_of(stages, name, run.recipe, nonspeech7k.__version__, made)
     if known and known.get("stamp", record["stamp"]) == record["stamp"]: return
+    if name == "1_eda" and known and not known["finished"]: return # stopped after it had entered what it read; it reads that anew
     _forget(run.folder, stages, name)
     write_json(run.folder/"stages.json", run.stages | {name: {"seconds": 0, "finished": False} | record})
 
