@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'STOPPED', 'HUNG_UP', 'ENDING', 'settle_streams', 'say', 'say_sentence', 'let_go', 'forget_output',
-           'signals_heard', 'exit_code']
+           'UntilStopped', 'signals_heard', 'exit_code']
 
 # %% ../nbs/0_ground/17_terminal.ipynb #ef28e719
 import errno
@@ -97,7 +97,14 @@ def forget_output():
 # %% ../nbs/0_ground/17_terminal.ipynb #ec640d9f
 STOPPED = 130 # the exit code of programs that were ended with Ctrl-C
 HUNG_UP = 141 # that of programs whose output nobody reads any more, as after SIGPIPE
-ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT) # a queue's time is up, a terminal is closed, Ctrl-\\
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT) # a queue's time is up, a terminal is closed, Ctrl-\\, Ctrl-C
+_stopping = threading.Event() # set from such a signal on
+
+class UntilStopped(TextIOBase):
+    "Standard error for a program that is started: what it says while it is being stopped is not passed on."
+    def write(self, text:str) -> int: return len(text) if _stopping.is_set() else sys.stderr.write(text)
+
+    def flush(self): sys.stderr.flush()
 
 @contextmanager
 def signals_heard(
@@ -106,13 +113,16 @@ def signals_heard(
     "A `with` in which the signals that end a program are interruptions like Ctrl-C, unless somebody listens to them."
     def end(number, frame):
         heard.append(number)
+        _stopping.set()
         raise KeyboardInterrupt
+    _stopping.clear()
     alone = threading.current_thread() is threading.main_thread()
-    mine = [number for number in ENDING if alone and signal.getsignal(number) == signal.SIG_DFL]
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    mine = {number: signal.getsignal(number) for number in ENDING if alone and signal.getsignal(number) in usual}
     for number in mine: signal.signal(number, end)
     try: yield
     finally:
-        for number in mine: signal.signal(number, signal.SIG_DFL)
+        for number, before in mine.items(): signal.signal(number, before)
 
 # %% ../nbs/0_ground/17_terminal.ipynb #b3f79d5b
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)

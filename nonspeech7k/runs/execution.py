@@ -21,7 +21,7 @@ from .folder import Run, alone, not_there
 from .stages import evaluate, repetitions
 from .stamps import STAGES
 from .together import fair_threads
-from ..terminal import say
+from ..terminal import UntilStopped, say
 from ..training.devices import Ranks, joined
 
 # %% ../../nbs/7_runs/80_execution.ipynb #39294313
@@ -79,7 +79,7 @@ def execute(
         for left in target.parent.glob(".*.partial.ipynb"): left.unlink() # by an attempt that was killed
         papermill.execute_notebook(
             _literal(resource("pipeline", f"{name}.ipynb")), _literal(partial), parameters, kernel_name="python3",
-            progress_bar=False, stderr_file=sys.stderr, coalesce_streams=True, extra_arguments=list(KERNEL))
+            progress_bar=False, stderr_file=UntilStopped(), coalesce_streams=True, extra_arguments=list(KERNEL))
         os.replace(partial, target)
     except papermill.PapermillExecutionError as error:
         os.replace(partial, target)
