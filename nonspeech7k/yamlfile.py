@@ -5,18 +5,16 @@
 # %% auto #0
 __all__ = ['NOTHING', 'MOST', 'OWN_TAGS', 'shortened', 'shown', 'Plain', 'plain_data', 'read_yaml']
 
-# %% ../nbs/0_ground/35_yaml.ipynb #62f76baa
+# %% ../nbs/0_ground/35_yaml.ipynb #83ab7396
 import copy
-import os
 import re
 import reprlib
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from .files import UserError
+from .files import UserError, read_regular
 
 # %% ../nbs/0_ground/35_yaml.ipynb #768fd872
 def shortened(
@@ -157,28 +155,13 @@ def plain_data(
     except UserError as error: raise UserError(f"{name}: {error}") from None
     return reading.whole
 
-# %% ../nbs/0_ground/35_yaml.ipynb #b77d71a4
-def _without_waiting(path:str, flags:int) -> int: # of open's; a file descriptor
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
-
-def _content(path:Path, name:str) -> bytes: # all of it, or one more than is allowed
-    "A file's bytes, if it is a file; raises `UserError`. A pipe does not wait for its writer."
-    try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode): return file.read(MOST["bytes"] + 1)
-    except FileNotFoundError as error: raise UserError(f"{name}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}: cannot be read ({getattr(error, 'strerror', error)}); give another file") from error
-    raise UserError(f"{name}: is a pipe or a device; give a file")
-
-# %% ../nbs/0_ground/35_yaml.ipynb #9b8a3ec1
+# %% ../nbs/0_ground/35_yaml.ipynb #11ff5513
 def read_yaml(
     path:str|Path, # of the file
 ) -> dict[str, object]: # plain data, see `plain_data`
     "A YAML file's mapping; raises `UserError` for anything else."
     name = shortened(str(path), 300)
-    content = _content(Path(path), name)
-    if len(content) > MOST["bytes"]: raise UserError(f"{name}: is larger than {MOST['bytes']:,} bytes; shorten it")
+    content = read_regular(path, MOST["bytes"], name=name, way_out="give another file")
     try: text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: is not UTF-8 (byte {error.start + 1}); save it as UTF-8") from error

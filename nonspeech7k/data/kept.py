@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TICK', 'stamp_of', 'index_of', 'write_index', 'read_index', 'remembered', 'file_digests', 'keep_array', 'kept_array']
 
-# %% ../../nbs/1_data/70_kept.ipynb #840b7948
+# %% ../../nbs/1_data/70_kept.ipynb #f598b13f
 import json
 import os
 import time
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .decoding import BadClip, faults_returned, file_digest, for_each
-from ..files import UserError, plain_bytes, write_bytes, write_text
+from ..files import UserError, read_regular, write_bytes, write_text
 
 # %% ../../nbs/1_data/70_kept.ipynb #bbc270ff
 TICK = 2_000_000_000 # ns, the coarsest step of a file system's clock
@@ -61,12 +61,12 @@ def write_index(
     if os.access(place.parent, os.W_OK):
         write_text(place, json.dumps({"digest": _entries_digest(known), "files": known}) + "\n")
 
-# %% ../../nbs/1_data/70_kept.ipynb #d0aa3572
+# %% ../../nbs/1_data/70_kept.ipynb #4453783c
 def read_index(
     place:Path, # from `index_of`
 ) -> dict[str, list]: # of an absolute path: its stamp, and what is noted
     "What is known of the files: nothing, where the index is missing or damaged."
-    try: index = json.loads(plain_bytes(place)) # names may hold halves of characters
+    try: index = json.loads(read_regular(place)) # names may hold halves of characters
     except (UserError, ValueError, RecursionError): return {}
     whole = isinstance(index, dict) and isinstance(index.get("files"), dict)
     return index["files"] if whole and index.get("digest") == _entries_digest(index["files"]) else {}
@@ -123,14 +123,14 @@ def keep_array(
     np.save(file := BytesIO(), array)
     with suppress(UserError): write_bytes(place, file.getvalue() + _seal_of(place, file.getvalue()))
 
-# %% ../../nbs/1_data/70_kept.ipynb #22792eef
+# %% ../../nbs/1_data/70_kept.ipynb #0b7d4eec
 def kept_array(
     place:Path, # of an .npy file
     columns:int, # that the array must have
 ) -> np.ndarray|None: # (rows, columns); None: not there yet, or damaged
     "Numbers that an earlier run kept beside the banks; nothing is believed that does not match its digest."
     try:
-        content = plain_bytes(place)
+        content = read_regular(place)
         if content[-_SEAL:] != _seal_of(place, content[:-_SEAL]): return None
         known = np.load(BytesIO(content[:-_SEAL]), allow_pickle=False)
     except (UserError, ValueError, EOFError): return None

@@ -7,7 +7,7 @@ __all__ = ['KNOWN', 'MOST_COLUMNS', 'MOST_OF_TABLE', 'USUAL_HEADERS', 'PATH_HEAD
            'read_table', 'missing_column', 'plain_headers', 'rename_columns', 'rows_where', 'map_columns', 'is_table',
            'table_paths']
 
-# %% ../../nbs/1_data/20_tables.ipynb #16fd7a6d
+# %% ../../nbs/1_data/20_tables.ipynb #125ee80d
 import csv
 import os
 from array import array
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .csvtext import CsvRows, csv_separator, open_rows, refuse_no_file
+from .csvtext import CsvRows, csv_separator, open_rows, open_table
 from .finding import Finder, find_file, is_audio, relative_path
 from .manifest import MANIFEST, MOST, Problem, list_problems
 from .marks import find_marks
@@ -160,14 +160,13 @@ def missing_column(
     found = ", ".join(f"'{_shown(column)}'" for column in known[:20]) + f" and {len(known) - 20} more" * (len(known) > 20)
     return UserError(f"{table.name}: the column '{header}' is missing (found: {found}); {way_out}")
 
-# %% ../../nbs/1_data/20_tables.ipynb #9a137896
+# %% ../../nbs/1_data/20_tables.ipynb #d8e9bde0
 def plain_headers(
     path:Path, # of a CSV
 ) -> set[str]|None: # None where there are none
     "What the header of a CSV has, as `plain_header` spells it, without reading the rest."
     try:
-        refuse_no_file(path, "")
-        with open(path, "rb") as file: start = file.read(1 << 16)
+        with open_table(path, "") as file: start = file.read(1 << 16)
         wide = start.startswith((b"\xff\xfe", b"\xfe\xff"))
         text = start.decode("utf-16" if wide else "utf-8-sig", "replace")
         if "\0" in text: return None

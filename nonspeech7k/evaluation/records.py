@@ -10,7 +10,7 @@ __all__ = ['Share', 'Number', 'Seconds', 'Count', 'Words', 'STAGE_FILES', 'Label
            'FoldRecord', 'FoldsRecord', 'StudyRecord', 'CalibrationRecord', 'SeedsRecord', 'MetricsRecord',
            'read_metrics']
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #c46155e4
+# %% ../../nbs/5_evaluation/12_records.ipynb #02eebf81
 import hashlib
 import json
 import os
@@ -21,7 +21,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from ..files import UserError, json_value, plain_bytes, write_json
+from ..files import UserError, json_value, read_regular, write_json
 
 # %% ../../nbs/5_evaluation/12_records.ipynb #e41237b9
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -65,7 +65,7 @@ def validated(
         raise UserError(f"{path}: is not what a run writes ({what}); {way_out}") from error
     return value
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #e2be360f
+# %% ../../nbs/5_evaluation/12_records.ipynb #a0ccc707
 STAGE_FILES = { # that a later stage, a page or a comparison reads again
     "1_eda": ("manifest.csv", "audit.json"), "2_features": ("features.csv",), "3_training": ("training.json",),
     "4_evaluation": ("predictions.csv", "metrics.json")}
@@ -76,7 +76,7 @@ def read_stages(
     "What is known of each stage; raises `UserError` where stages.json is damaged."
     path = folder/"stages.json"
     if not os.path.exists(path): return {}
-    try: found = json_value(plain_bytes(path, 2**24))
+    try: found = json_value(read_regular(path, 2**24))
     except ValueError as error: raise UserError(f"{path}: not valid JSON ({error}); delete it, and the run begins again") from error
     known = validated(path, dict[Words, StageRecord], found, "delete it, and the run begins again")
     if odd := sorted(set(known) - set(STAGE_FILES)):
@@ -88,21 +88,21 @@ def digest_of(content:bytes) -> str: # 32 hexadecimal digits
     "The digest of a file's content, as `files.digest` makes it."
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #ee2a0773
+# %% ../../nbs/5_evaluation/12_records.ipynb #b17b441c
 def noted_files(
     folder:Path, # of a run
     names:list[str], # in it; those that are not there are passed over
 ) -> dict[str, str]: # name → digest
     "What a stage notes of the files that it wrote."
-    return {name: digest_of(plain_bytes(folder/name)) for name in names if (folder/name).exists()}
+    return {name: digest_of(read_regular(folder/name)) for name in names if (folder/name).exists()}
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #20756f91
+# %% ../../nbs/5_evaluation/12_records.ipynb #1591939d
 def run_bytes(
     folder:Path, # of a run
     name:str, # of a file in it
 ) -> bytes:
     "A file as its stage wrote it; raises `UserError` where it is missing or another."
-    content = plain_bytes(folder/name)
+    content = read_regular(folder/name)
     for stage, record in read_stages(folder).items():
         known = (record.get("files") or {}).get(name)
         if record["finished"] and known and known != digest_of(content):

@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'FOLDERS', 'JobFile', 'read_job', 'write_job', 'part_file', 'check_folders', 'part_rows', 'read_part',
            'parquet_bytes']
 
-# %% ../../nbs/6_inference/13_jobfiles.ipynb #c2e3916b
+# %% ../../nbs/6_inference/13_jobfiles.ipynb #556e72bd
 import os
 from io import BytesIO
 from pathlib import Path
@@ -16,10 +16,9 @@ import pyarrow as pa
 from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..files import UserError, json_value, write_json
+from ..files import UserError, json_value, open_regular, read_regular, write_json
 from .listing import PARQUET_FAULTS
 from ..names import one_line
-from ..opening import open_regular, read_regular
 
 # %% ../../nbs/6_inference/13_jobfiles.ipynb #cc2678d2
 _Label = Annotated[str, Field(min_length=1, max_length=10_000)]

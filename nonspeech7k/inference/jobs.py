@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLIP_LIST', 'PART', 'write_parts', 'Job', 'job_of_folder', 'open_own', 'lock_job', 'open_job']
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #4cb7cf2c
+# %% ../../nbs/6_inference/15_jobs.ipynb #d32735d6
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,12 +19,11 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from ..data.finding import AUDIO
-from ..files import UserError, cannot_write, digest, write_bytes
+from ..files import UserError, append_regular, cannot_write, digest, write_bytes
 from .classifier import load_classifier
 from .jobfiles import COLUMNS, JobFile, check_folders, parquet_bytes, part_file, read_job, read_part, write_job
 from .listing import escaped, list_clips, unescaped
 from ..names import one_line
-from ..opening import append_regular
 from ..progress import progress
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #4c495fb5

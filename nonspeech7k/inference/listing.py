@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARQUET_FAULTS', 'parquet_paths', 'list_clips', 'escaped', 'unescaped', 'find_clips']
 
-# %% ../../nbs/6_inference/12_listing.ipynb #5984d1de
+# %% ../../nbs/6_inference/12_listing.ipynb #04bc92f9
 import os
 import re
 from collections.abc import Iterator
@@ -16,9 +16,8 @@ from pyarrow import parquet
 
 from ..data.finding import ABSENT, find_files, walk_sounds
 from ..data.tables import PATH_HEADERS, is_table, plain_header, table_paths
-from ..files import UserError
+from ..files import UserError, open_regular
 from ..names import one_line
-from ..opening import open_regular
 
 # %% ../../nbs/6_inference/12_listing.ipynb #ec8bfe3d
 def _is_text(kind:pa.DataType) -> bool: # however it is stored

@@ -7,7 +7,7 @@ __all__ = ['LEFT', 'Run', 'note_of', 'titled', 'log', 'write_figures', 'changes_
            'seed_runs', 'enter_run', 'known_run', 'require', 'written_by', 'add_seconds', 'begin',
            'begin_beside_others', 'enter_made_of', 'note_again', 'stage']
 
-# %% ../../nbs/7_runs/14_folder.ipynb #652a0178
+# %% ../../nbs/7_runs/14_folder.ipynb #25209792
 import errno
 import os
 import shutil
@@ -31,10 +31,9 @@ from ..data.finding import corpus_root
 from ..evaluation.looks import png
 from ..evaluation.predictions import read_run_table
 from ..evaluation.records import STAGE_FILES, noted_files, read_audit, read_environment, read_stages, write_environment
-from ..files import UserError, cannot_write, write_bytes, write_json, write_text
+from ..files import UserError, append_regular, cannot_write, write_bytes, write_json, write_text
 from ..moves import moved
 from ..names import csv_of
-from ..opening import append_regular
 from ..recipe import Recipe, differences, read_recipe, recipe_yaml
 from .inputs import banks_of, differences_of_corpus, made_of, read_recipe_corpus, refuse_unloadable, refuse_without_packages, with_digests
 from .stamps import STAGES, order_changes, record_of, setting_changes, told, version_changes
