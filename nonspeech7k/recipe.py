@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Recipe', 'explain', 'set_key', 'read_recipe', 'recipe_yaml', 'differences', 'seed_for']
 
-# %% ../nbs/0_ground/50_recipe.ipynb #875b77c5
+# %% ../nbs/0_ground/50_recipe.ipynb #1bfce025
 import difflib
 import os
 import re
@@ -18,6 +18,7 @@ import yaml
 from pydantic import Discriminator, Field, ValidationError, model_validator
 
 from .files import UserError, listed, resource
+from .names import brief, shortened
 from nonspeech7k.parts import (  # all of them can be had from here, too
     AugmentPart,
     ClipPart,
@@ -34,7 +35,7 @@ from nonspeech7k.parts import (  # all of them can be had from here, too
     oversized,
 )
 from .sections import Part, Place, Seed
-from .yamlfile import Plain, plain_data, read_yaml, shortened, shown
+from .yamlfile import Plain, plain_data, read_yaml
 
 # %% ../nbs/0_ground/50_recipe.ipynb #d312ed85
 def _seed_conflicts(recipe:"Recipe"):
@@ -191,7 +192,7 @@ def _allowed_keys(key:str, part:type[Part]|None) -> str:
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{hint}allowed: {', '.join(fields)}"
 
-# %% ../nbs/0_ground/50_recipe.ipynb #835efe9a
+# %% ../nbs/0_ground/50_recipe.ipynb #0a8af30b
 def _sentence(mistake:dict) -> str: # of bounded length
     "One of pydantic's mistakes as a sentence."
     keys, parent = _keys_on_the_way(mistake["loc"])
@@ -200,11 +201,11 @@ def _sentence(mistake:dict) -> str: # of bounded length
     if kind == "missing": return f"{path}: missing; give it a value"
     if kind == "union_tag_invalid":
         context = mistake["ctx"]
-        return f"{path}.kind: {shown(context['tag'])} is not known; allowed: {context['expected_tags'].replace(chr(39), '')}"
-    if kind == "union_tag_not_found": return f"{path}: must be a section with keys, such as kind, not {shown(mistake['input'])}"
+        return f"{path}.kind: {brief(context['tag'])} is not known; allowed: {context['expected_tags'].replace(chr(39), '')}"
+    if kind == "union_tag_not_found": return f"{path}: must be a section with keys, such as kind, not {brief(mistake['input'])}"
     if kind == "value_error" and not path: return shortened(str(mistake["ctx"]["error"]), 300)
     said = str(mistake["ctx"]["error"]) if kind == "value_error" else f"{mistake['msg'][0].lower()}{mistake['msg'][1:]}"
-    return f"{path}: {said}, not {shown(mistake['input'])}"
+    return f"{path}: {said}, not {brief(mistake['input'])}"
 
 # %% ../nbs/0_ground/50_recipe.ipynb #9a1ee623
 def explain(

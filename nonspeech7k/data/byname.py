@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['sounds_by_name', 'find_by_name', 'find_here_or_by_name']
 
-# %% ../../nbs/1_data/21_byname.ipynb #4e4dc085
+# %% ../../nbs/1_data/21_byname.ipynb #0d4973fa
 from pathlib import Path
 
-from .finding import ABSENT, find_files, is_audio, path_key, printable, walk
+from .finding import ABSENT, find_files, is_audio, path_key, walk
+from ..names import printable
 
 # %% ../../nbs/1_data/21_byname.ipynb #b56c4d96
 def _without_suffix(path:str) -> str: # with '/'

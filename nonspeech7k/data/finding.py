@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['AUDIO', 'SYSTEM_FOLDERS', 'ABSENT', 'NOT_A_FILE', 'MOST_LISTINGS', 'is_audio', 'why_closed', 'file_or_folder',
-           'printable', 'is_system_folder', 'walk', 'walk_sounds', 'sound_files', 'corpus_root', 'given_path',
-           'relative_path', 'path_key', 'FolderListing', 'folder_listing', 'Finder', 'find_file', 'find_files']
+           'is_system_folder', 'walk', 'walk_sounds', 'sound_files', 'corpus_root', 'given_path', 'relative_path',
+           'path_key', 'FolderListing', 'folder_listing', 'Finder', 'find_file', 'find_files']
 
-# %% ../../nbs/1_data/15_finding.ipynb #d540956d
+# %% ../../nbs/1_data/15_finding.ipynb #a8f573f9
 import errno
 import os
 import re
@@ -20,6 +20,7 @@ from .formats import SOUND_SUFFIXES
 from .manifest import Problem
 from .naming import one_name
 from ..files import UserError
+from ..names import printable
 from ..places import why_not_here
 
 # %% ../../nbs/1_data/15_finding.ipynb #c03f75e1
@@ -45,13 +46,6 @@ def file_or_folder(
     "What an entry is, or what it links to; neither for a link that nobody may follow."
     try: return entry.is_file(), entry.is_dir()
     except OSError: return False, False
-
-# %% ../../nbs/1_data/15_finding.ipynb #c15085c8
-def printable(
-    path:str, # as the system gives it
-) -> str: # with bytes that are no text spelled out
-    "A path that can be shown and written to a file."
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 # %% ../../nbs/1_data/15_finding.ipynb #555473fa
 SYSTEM_FOLDERS = frozenset(( # names of folders that hold nobody's recordings, in small letters

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['MOST_OPENED', 'sound_suffix', 'left_out', 'left_out_sentences', 'left_out_line', 'passed_by']
 
-# %% ../../nbs/1_data/16_leftout.ipynb #0d3e2eb6
+# %% ../../nbs/1_data/16_leftout.ipynb #b88f48da
 import os
 from collections import Counter
 from pathlib import Path, PurePath
 
-from .finding import file_or_folder, is_audio, is_system_folder, printable, walk, walk_sounds
+from .finding import file_or_folder, is_audio, is_system_folder, walk, walk_sounds
 from .formats import HEADERLESS, NEEDS_PYAV, NO_SOUND, why_not
+from ..names import printable
 
 # %% ../../nbs/1_data/16_leftout.ipynb #93c51ad0
 _SOUND_BEGINNINGS = ( # of files: where, bytes, suffix

@@ -6,15 +6,15 @@
 __all__ = ['composed', 'one_name', 'one_spelling', 'words_of', 'split_name', 'foreign_letters', 'alike_group', 'alike_key',
            'alike_names', 'no_class_name', 'fold_number']
 
-# %% ../../nbs/1_data/14_naming.ipynb #9d06738d
+# %% ../../nbs/1_data/14_naming.ipynb #cd12a900
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-# %% ../../nbs/1_data/14_naming.ipynb #bfdc65cb
-_UNSEEN = re.compile("[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
-                     "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]") # Unicode's default ignorables
+from ..names import without_unseen
+
+# %% ../../nbs/1_data/14_naming.ipynb #77750d53
 _DASHES = re.compile("[\u2010-\u2015\u2043\u2212]")
 
 # %% ../../nbs/1_data/14_naming.ipynb #8aa56452
@@ -24,12 +24,12 @@ def composed(
     "Text with its characters composed (Unicode NFC)."
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
-# %% ../../nbs/1_data/14_naming.ipynb #3401374c
+# %% ../../nbs/1_data/14_naming.ipynb #f05f0cc3
 def one_name(
     text:str, # as somebody wrote it
 ) -> str: # equal for all spellings that look the same
     "A name with composed characters, without what is not seen, with plain hyphens and single blanks."
-    if not text.isascii(): text = _DASHES.sub("-", unicodedata.normalize("NFKC", _UNSEEN.sub("", text.replace("\u2800", " "))))
+    if not text.isascii(): text = _DASHES.sub("-", unicodedata.normalize("NFKC", without_unseen(text.replace("\u2800", " "))))
     return " ".join(text.split())
 
 # %% ../../nbs/1_data/14_naming.ipynb #74b55821

@@ -10,7 +10,7 @@ __all__ = ['Share', 'Number', 'Seconds', 'Count', 'Words', 'STAGE_FILES', 'Label
            'FoldRecord', 'FoldsRecord', 'StudyRecord', 'CalibrationRecord', 'SeedsRecord', 'MetricsRecord',
            'read_metrics']
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #02eebf81
+# %% ../../nbs/5_evaluation/12_records.ipynb #10718ad2
 import hashlib
 import json
 import os
@@ -22,6 +22,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from ..files import UserError, json_value, read_regular, write_json
+from ..names import shortened
 
 # %% ../../nbs/5_evaluation/12_records.ipynb #e41237b9
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -46,7 +47,7 @@ class StageRecord(Record):
     made_of:dict[Words, str|dict[str, str]|None]|None = None # digests of what it read
     stamp:Words|None = None # a digest of all of these, and of the stages before
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #9e1f8381
+# %% ../../nbs/5_evaluation/12_records.ipynb #ca4f9008
 _adapter = lru_cache(TypeAdapter)
 
 def validated(
@@ -61,7 +62,7 @@ def validated(
         first = error.errors(include_url=False, include_input=False)[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "too deep"}
         where = ".".join(map(str, first["loc"]))[:100]
         said = first["msg"].removeprefix("Value error, ")
-        what = ascii(f"{where}: {said}" if where else said)[1:-1][:250]
+        what = shortened(f"{where}: {said}" if where else said, 250)
         raise UserError(f"{path}: is not what a run writes ({what}); {way_out}") from error
     return value
 

@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['FORMS', 'form_of', 'answers_table', 'write_table', 'write_answers']
 
-# %% ../../nbs/6_inference/18_answers.ipynb #1b27ffdc
+# %% ../../nbs/6_inference/18_answers.ipynb #725192c1
 from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
 
 from ..files import UserError, write_bytes, write_text
-from .listing import escaped
-from ..names import csv_of, json_line
+from ..names import csv_of, escaped, json_line
 
 # %% ../../nbs/6_inference/18_answers.ipynb #cb52f9ea
 FORMS = (".jsonl", ".json", ".csv", ".parquet") # suffixes of files of answers

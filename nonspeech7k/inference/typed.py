@@ -6,13 +6,13 @@
 __all__ = ['MANY', 'refuse_place', 'refuse_answers_place', 'folder_and_table', 'refuse_no_recording', 'say_left_out',
            'without_keys', 'refuse_start']
 
-# %% ../../nbs/6_inference/85_typed.ipynb #bd6fa4ef
+# %% ../../nbs/6_inference/85_typed.ipynb #55bed5c5
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import UserError, refuse_no_file
-from ..names import one_line
+from ..names import shortened
 from ..terminal import say
 
 # %% ../../nbs/6_inference/85_typed.ipynb #4ee30682
@@ -84,7 +84,7 @@ def without_keys(
     if "corpus." not in sentence: return sentence
     return f"{sentence} (corpus.… are keys of a recipe, which audit takes in the folder's place)"
 
-# %% ../../nbs/6_inference/85_typed.ipynb #830e0bbf
+# %% ../../nbs/6_inference/85_typed.ipynb #9940070e
 def refuse_start(
     arguments:Sequence[str], # of the command
 ):
@@ -92,4 +92,4 @@ def refuse_start(
     try: os.getcwd()
     except OSError as error: raise UserError("the working folder is gone; change to one that is there, with cd") from error
     odd = [argument for argument in arguments if "\0" in argument]
-    if odd: raise UserError(f"{one_line(odd[0])[:1000]}: holds a zero byte; correct it")
+    if odd: raise UserError(f"{shortened(odd[0], 1000)}: holds a zero byte; correct it")

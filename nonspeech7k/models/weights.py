@@ -6,7 +6,7 @@
 __all__ = ['HEADER', 'WAY_OUT', 'STARTS', 'TYPES', 'check_place', 'opened_weights', 'count_numbers', 'check_arrays',
            'read_arrays']
 
-# %% ../../nbs/3_models/85_weights.ipynb #dcc5406e
+# %% ../../nbs/3_models/85_weights.ipynb #9507402f
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..configuration import shortened
 from ..files import UserError, open_regular
+from ..names import shortened
 
 # %% ../../nbs/3_models/85_weights.ipynb #680b7ea0
 HEADER = 2**23 # bytes

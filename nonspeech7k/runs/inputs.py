@@ -8,7 +8,7 @@ __all__ = ['PLACES', 'TABLES', 'read_recipe_corpus', 'banks_of', 'look', 'with_d
            'differences_of_corpus', 'features_made_of', 'training_made_of', 'made_of', 'refuse_without_packages',
            'refuse_unloadable']
 
-# %% ../../nbs/7_runs/10_inputs.ipynb #d3eedd83
+# %% ../../nbs/7_runs/10_inputs.ipynb #293fdb7b
 import os
 import time
 from collections import Counter
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..configuration import check_configuration, shortened, unwritable
+from ..configuration import check_configuration
 from ..data.decoding import BadClip
 from ..data.finding import is_audio, walk
 from ..data.kept import TICK, file_digests, index_of, read_index, write_index
@@ -29,7 +29,7 @@ from ..data.manifest import Corpus, check_corpus, paths
 from ..evaluation.predictions import JUDGED
 from ..files import UserError, digest, read_json, write_json
 from ..inference.classifier import describe
-from ..names import from_cells
+from ..names import from_cells, shortened, unwritable
 from ..parts import CorpusPart
 from ..recipe import Recipe
 
