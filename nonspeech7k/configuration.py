@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_TEXT', 'MOST_DEPTH', 'Labels', 'Size', 'Chance', 'MOST_WORDS', 'FEATURES', 'STEPS', 'FORMAT', 'MEMBERS',
            'LEVELS', 'check_plain', 'RejectionPart', 'CalibrationPart', 'TransformerFormPart', 'TrainingPart',
-           'DescriptionPart', 'validated', 'least_numbers', 'check_configuration', 'read_configuration']
+           'DescriptionPart', 'part_of', 'least_numbers', 'check_configuration', 'read_configuration']
 
 # %% ../nbs/0_ground/60_configuration.ipynb #120574e1
 import json
@@ -107,8 +107,8 @@ def _mistake_sentence(mistake:dict, before:str) -> str:
     reason = mistake["ctx"]["error"] if kind == "value_error" else mistake["msg"][0].lower() + mistake["msg"][1:]
     return shortened(f"{path}: {reason}" if path else str(reason), MOST_WORDS)
 
-# %% ../nbs/0_ground/60_configuration.ipynb #f399cd18
-def validated(
+# %% ../nbs/0_ground/60_configuration.ipynb #8bb5d6c4
+def part_of(
     part:type[Part], # the model
     section, # what a file says
     before:str="", # the section's key
@@ -122,7 +122,7 @@ def validated(
         if mistakes: raise UserError(_mistake_sentence(mistakes[0], before)) from error
         return None
 
-# %% ../nbs/0_ground/60_configuration.ipynb #5154681b
+# %% ../nbs/0_ground/60_configuration.ipynb #c4b8244c
 FEATURES = MOST["features"] # of one clip: what a recipe may ask for can be read again
 STEPS = {"lstm": 2**16, "attention": 2**14, "transformer": 2**13} # frames of all layers and directions; moments; patches
 
@@ -134,12 +134,12 @@ def _network_for_recipe(section) -> tuple[dict, TransformerFormPart|None]: # a r
         raise UserError("network.weights: a classifier's weights are in its own file; must be none")
     form = None
     if network.get("kind") == "transformer" and section.get("config") is not None:
-        form = validated(TransformerFormPart, section["config"], "network.config")
+        form = part_of(TransformerFormPart, section["config"], "network.config")
     elif "config" in section: raise UserError("network.config: not known to this version of nonspeech7k; update it")
     if network.get("kind") in ("timm", "transformer"): network["weights"] = "none"
     return network, form
 
-# %% ../nbs/0_ground/60_configuration.ipynb #0c84930a
+# %% ../nbs/0_ground/60_configuration.ipynb #9ec7963b
 def _recipe_of_file(configuration:dict) -> tuple[Recipe, TransformerFormPart|None]:
     "Clip, front end and network of one classifier, in a recipe that checks that they fit together."
     network, form = _network_for_recipe(configuration.get("network"))
@@ -147,7 +147,7 @@ def _recipe_of_file(configuration:dict) -> tuple[Recipe, TransformerFormPart|Non
     for name, section in sections.items():
         if not isinstance(section, dict): raise UserError(f"{name}: must be a section with keys")
     idle = {"frequency_mask": 0, "time_mask": 0} # the file's features may be smaller than the usual masks
-    recipe = validated(Recipe, {"name": "file", "corpus": {"root": "."}, "augment": idle} | sections)
+    recipe = part_of(Recipe, {"name": "file", "corpus": {"root": "."}, "augment": idle} | sections)
     _check_work(recipe, form)
     return recipe, form
 
@@ -195,7 +195,7 @@ def _check_format(configuration:dict):
     raise UserError(shortened(f"the classifier has format {found}, of a newer version; this one reads 1 and {FORMAT}; "
                               f"update nonspeech7k", MOST_WORDS))
 
-# %% ../nbs/0_ground/60_configuration.ipynb #3fcd6693
+# %% ../nbs/0_ground/60_configuration.ipynb #1a40cdd9
 def _check_members(ensemble:dict):
     "Raises `UserError` where an ensemble's members do not speak of its classes and clips."
     for number, member in enumerate(ensemble["members"], 1):
@@ -210,24 +210,24 @@ def _whole_ensemble(ensemble:dict, levels:int) -> tuple[dict, int]: # as from `_
     if not isinstance(members, list) or not 2 <= len(members) <= MEMBERS:
         raise UserError(f"members: must be a list of 2 to {MEMBERS} classifiers")
     wholes, counts = zip(*[_whole_description(member, levels - 1) for member in members])
-    clip = validated(ClipPart, ensemble.get("clip"), "clip").model_dump()
+    clip = part_of(ClipPart, ensemble.get("clip"), "clip").model_dump()
     _check_members(whole := ensemble | {"clip": clip, "members": list(wholes)})
     return whole, sum(counts)
 
-# %% ../nbs/0_ground/60_configuration.ipynb #aefa0f6c
+# %% ../nbs/0_ground/60_configuration.ipynb #b9c38869
 def _check_past(configuration:dict):
     "Raises `UserError` for what tells of a file's past and cannot be so."
     trained = configuration.get("recipe", {})
     if not isinstance(trained, dict): raise UserError("recipe: must be a section with keys")
     known = {name: trained[name] for name in TrainingPart.model_fields if name in trained}
-    validated(TrainingPart, known, "recipe", later=True)
+    part_of(TrainingPart, known, "recipe", later=True)
     if not isinstance(configuration.get("added", []), list): raise UserError("added: must be a list")
 
 def _whole_description(configuration, levels:int=LEVELS) -> tuple[dict, int]: # the description; numbers that its networks have at least
     "A description with all keys that decide an answer; raises `UserError` where it is not one."
     if not isinstance(configuration, dict): raise UserError("its description must be a section with keys")
     _check_format(configuration)
-    validated(DescriptionPart, {name: configuration[name] for name in DescriptionPart.model_fields if name in configuration})
+    part_of(DescriptionPart, {name: configuration[name] for name in DescriptionPart.model_fields if name in configuration})
     _check_past(configuration)
     if "members" in configuration: return _whole_ensemble(configuration, levels)
     recipe, form = _recipe_of_file(configuration)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MINUTE', 'WEEK', 'UserError', 'listed', 'optional', 'partial_of', 'refuse_no_file', 'write_bytes', 'cannot_write',
            'half_made', 'sweep', 'write_text', 'write_json', 'open_regular', 'read_regular', 'append_regular',
-           'json_value', 'read_json', 'digest', 'resource']
+           'json_value', 'read_json', 'digest_of', 'digest', 'resource']
 
 # %% ../nbs/0_ground/10_files.ipynb #42450810
 import errno
@@ -54,14 +54,14 @@ def optional(
         raise UserError(f"{use} needs {(error.name or name).partition('.')[0]}, which {why}; "
                         f"pip install 'nonspeech7k[{extra}]'") from error
 
-# %% ../nbs/0_ground/10_files.ipynb #c4df9116
+# %% ../nbs/0_ground/10_files.ipynb #566314ae
 @lru_cache
 def _here() -> tuple[str, str]: # six hexadecimal digits each
     "This machine since it was started, and the processes that see one another on it, as containers do not."
     facts = [socket.gethostname(), ""]
     with suppress(OSError): facts[0] = Path("/proc/sys/kernel/random/boot_id").read_text() # not on macOS
     with suppress(OSError): facts[1] = os.readlink("/proc/self/ns/pid")
-    machine, processes = (hashlib.blake2b(fact.encode(), digest_size=3).hexdigest() for fact in facts)
+    machine, processes = (digest_of(fact, 3) for fact in facts)
     return machine, processes
 
 def partial_of(
@@ -296,11 +296,19 @@ def read_json(
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); delete it and run again") from error
 
-# %% ../nbs/0_ground/10_files.ipynb #118552a9
+# %% ../nbs/0_ground/10_files.ipynb #c5b116ea
+def digest_of(
+    content:bytes|str, # text is taken as UTF-8, half a letter too
+    size:int=16, # bytes of the digest
+) -> str: # two hexadecimal digits for each of them
+    "The BLAKE2b digest (RFC 7693) of some bytes or of a text: a name that nothing else has."
+    plain = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    return hashlib.blake2b(plain, digest_size=size).hexdigest()
+
 def digest(
     path:str|Path, # of the file
 ) -> str: # 32 hexadecimal digits
-    "The BLAKE2b digest (RFC 7693) of a file's bytes, 128 bits long."
+    "The digest of a file's bytes, 128 bits long, which may be too many for the memory."
     checksum = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while block := file.read(1 << 20): checksum.update(block)

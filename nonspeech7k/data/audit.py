@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOLD', 'licence', 'fit_to_train', 'audit', 'audit_text']
 
-# %% ../../nbs/1_data/90_audit.ipynb #520c8dc8
+# %% ../../nbs/1_data/90_audit.ipynb #c5aa710e
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +19,7 @@ from .leftout import left_out, left_out_line, left_out_sentences
 from .levels import PROBABLY
 from .manifest import Corpus, paths
 from .measurements import examine
-from ..names import printable
-
-# %% ../../nbs/1_data/90_audit.ipynb #f53bb3ee
-def _names_in_short(
-    names:list[str], # in their order
-    most:int=3, # written out
-) -> str:
-    "Names in one line, the first `most` written out and the others counted."
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+from ..names import few, printable
 
 # %% ../../nbs/1_data/90_audit.ipynb #e9987f4b
 def _count_of(
@@ -37,7 +29,7 @@ def _count_of(
     "A count with its noun: '1 clip', '1,200 classes'."
     return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
 
-# %% ../../nbs/1_data/90_audit.ipynb #05980d0c
+# %% ../../nbs/1_data/90_audit.ipynb #b6e785e7
 def _group_warnings(
     clips:pd.DataFrame, # manifest
     grouped:bool, # whether any group has more than one clip
@@ -47,9 +39,9 @@ def _group_warnings(
     sides = "clips of one recording may stand on both sides of a split"
     if len(clips) and not grouped: yield f"no groups are known: {sides}; give corpus.columns.group"
     elif alone:
-        yield f"{_count_of(len(alone), 'clip')} without a group: {sides}; fill it in for {_names_in_short(alone)}"
+        yield f"{_count_of(len(alone), 'clip')} without a group: {sides}; fill it in for {few(alone)}"
 
-# %% ../../nbs/1_data/90_audit.ipynb #056af935
+# %% ../../nbs/1_data/90_audit.ipynb #02b4ed62
 def _split_warnings(
     clips:pd.DataFrame, # manifest
     found:dict, # the audit so far
@@ -59,13 +51,13 @@ def _split_warnings(
     unsplit = clips["path"][clips["split"] == ""].tolist()
     yield from _group_warnings(clips, found["grouped"])
     if shared:
-        yield (f"{_count_of(len(shared), 'group')} in train and in test: {_names_in_short(shared, 10)}; "
+        yield (f"{_count_of(len(shared), 'group')} in train and in test: {few(shared, 10)}; "
                "with splits.test: given, their training clips are left out")
     if torn:
-        yield (f"{_count_of(len(torn), 'group')} in more than one official fold: {_names_in_short(torn, 10)}; "
+        yield (f"{_count_of(len(torn), 'group')} in more than one official fold: {few(torn, 10)}; "
                "set splits.kind: grouped")
     if unsplit and clips["split"].any():
-        yield (f"{_count_of(len(unsplit), 'clip')} in neither train nor test: {_names_in_short(unsplit)}; "
+        yield (f"{_count_of(len(unsplit), 'clip')} in neither train nor test: {few(unsplit)}; "
                "fill in the split, or remove the rows")
 
 # %% ../../nbs/1_data/90_audit.ipynb #f0d88e1d
@@ -76,10 +68,7 @@ _WAYS_OUT = {"disagreeing_{}": (" under different labels", "listen, and keep the
              "{}_across_folds": (" in more than one official fold", "set splits.kind: grouped"),
              "{}": ("", "grouped folds keep them on one side; elsewhere, keep one of each")}
 
-# %% ../../nbs/1_data/90_audit.ipynb #18a70693
-def _four_at_most(paths:list[str]) -> list[str]: # no more than four
-    return paths if len(paths) <= 4 else [*paths[:3], f"{len(paths) - 3} more"]
-
+# %% ../../nbs/1_data/90_audit.ipynb #7173b28f
 def _copy_warnings(found:dict) -> Iterator[str]: # of the audit so far
     "Sentences about files with the same content, and about those that sound the same."
     for name, words in _KINDS_OF_SETS.items():
@@ -87,7 +76,7 @@ def _copy_warnings(found:dict) -> Iterator[str]: # of the audit so far
         for key, (where, way_out) in _WAYS_OUT.items():
             sets = [paths for paths in found[key.format(name)] if paths not in named or key == "{}_across_splits"]
             named += sets
-            shown = _names_in_short([" = ".join(_four_at_most(paths)) for paths in sets])
+            shown = few([few(paths, 4, between=" = ") for paths in sets])
             if sets: yield f"{_count_of(len(sets), 'set')} {words}{where}: {shown}; {way_out}"
 
 # %% ../../nbs/1_data/90_audit.ipynb #b7e7d06f
@@ -98,27 +87,27 @@ def _readable_clips(
     "How many clips of a split can be read."
     return {label: row["clips"] - row["unreadable"] for label, row in found["classes"].get(split, {}).items()}
 
-# %% ../../nbs/1_data/90_audit.ipynb #df2ad94b
+# %% ../../nbs/1_data/90_audit.ipynb #2ed63da7
 def _few_warnings(train:dict[str, int]) -> Iterator[str]: # clips to train on, by class
     "Sentences about classes that are alone, rare or far larger than others."
-    few = [f"{label} ({count})" for label, count in train.items() if count < 10]
+    rare = [f"{label} ({count})" for label, count in train.items() if count < 10]
     if len(train) < 2: yield f"{_count_of(len(train), 'class')}: a classifier needs at least two; add another"
-    if few:
-        yield (f"fewer than 10 clips to train on: {_names_in_short(few)}; "
+    if rare:
+        yield (f"fewer than 10 clips to train on: {few(rare)}; "
                "add recordings, or leave the class out")
     if train and max(train.values()) > 10 * min(train.values()):
         most, least = max(train, key=train.get), min(train, key=train.get)
         yield (f"unbalanced classes: {train[most]:,} clips to train on of {most}, {train[least]:,} of {least}; "
                "weight the classes, and judge by macro-F1")
 
-# %% ../../nbs/1_data/90_audit.ipynb #983f49e2
+# %% ../../nbs/1_data/90_audit.ipynb #920ca04a
 def _class_warnings(found:dict) -> Iterator[str]: # of the audit so far
     "Sentences about classes that are alone, rare or not judged."
     test = _readable_clips(found, "test")
     unjudged = [label for label, count in test.items() if not count]
     yield from _few_warnings({label: count - test.get(label, 0)
                               for label, count in _readable_clips(found, "all").items()})
-    if unjudged: yield f"no clip in test: {_names_in_short(unjudged)}; the test score says nothing about it"
+    if unjudged: yield f"no clip in test: {few(unjudged)}; the test score says nothing about it"
 
 # %% ../../nbs/1_data/90_audit.ipynb #aa371bf2
 def _narrow_classes(found:dict) -> list[str]: # 'yawn (40% of its clips, 2% of the others)'
@@ -130,7 +119,7 @@ def _narrow_classes(found:dict) -> list[str]: # 'yawn (40% of its clips, 2% of t
     return [f"{label} ({own:.0%} of its clips, {other:.0%} of the others)" for label, (own, other) in shares.items()
             if classes[label]["narrow"] >= 5 and own - other >= 0.2]
 
-# %% ../../nbs/1_data/90_audit.ipynb #24802818
+# %% ../../nbs/1_data/90_audit.ipynb #861a0e7b
 _FAULT_WORDS = { # how such clips are called, and what to do about them
     "silent": ("silent, with no sample above -60 dB", "listen to them, and remove what is empty"),
     "cancels": ("whose channels cancel, so that next to nothing is left when they are mixed",
@@ -147,19 +136,19 @@ def _fault_warnings(found:dict) -> Iterator[str]: # of the audit so far
     for key, (what, way_out) in _FAULT_WORDS.items():
         what = what.format(usual=found["bandwidth"]["median"] or 0)
         if key == "cancels" and found.get("clip", {}).get("channel", "mix") != "mix": continue # and nothing is mixed
-        if wrong := found[key]: yield f"{_count_of(len(wrong), 'clip')} {what}: {_names_in_short(wrong)}; {way_out}"
+        if wrong := found[key]: yield f"{_count_of(len(wrong), 'clip')} {what}: {few(wrong)}; {way_out}"
 
-# %% ../../nbs/1_data/90_audit.ipynb #d71df025
+# %% ../../nbs/1_data/90_audit.ipynb #045d9ce4
 def _sound_warnings(found:dict) -> Iterator[str]: # of the audit so far
     "Sentences about the recordings as sound."
     rates = [f"{rate} Hz ({count:,})" for rate, count in found["rates"].items()]
     if len(rates) > 1:
-        yield (f"mixed sampling rates: {_names_in_short(rates)}; "
+        yield (f"mixed sampling rates: {few(rates)}; "
                "a class with a rate of its own can be told by its bandwidth alone")
     yield from _fault_warnings(found)
     if found.get("not_heard", {}).get("clips"): yield found["not_heard"]["sentence"]
     if told := _narrow_classes(found):
-        yield (f"a class that can be told by its bandwidth alone: {_names_in_short(told)}; "
+        yield (f"a class that can be told by its bandwidth alone: {few(told)}; "
                "look for wider recordings of it")
 
 # %% ../../nbs/1_data/90_audit.ipynb #f3130d33
@@ -304,12 +293,12 @@ def _class_table(audit:dict) -> list[str]: # of `audit`; lines: header, one a cl
     return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
             for row in rows]
 
-# %% ../../nbs/1_data/90_audit.ipynb #4f230648
+# %% ../../nbs/1_data/90_audit.ipynb #bce81b6c
 def _sound_lines(audit:dict) -> list[str]: # of `audit`; lines
     "Durations, levels, rates, channels and formats in a few words; nothing where no file could be read."
     seconds, level = audit["seconds"], audit["level_db"]
     if seconds["median"] is None: return []
-    kinds = [_names_in_short([f"{value}{unit} ({count:,})" for value, count in audit[key].items()], most=5)
+    kinds = [few([f"{value}{unit} ({count:,})" for value, count in audit[key].items()], 5)
              for key, unit in (("rates", " Hz"), ("channels", "-channel"), ("formats", ""))]
     heard = (f"clips of {seconds['min']:.2f} to {seconds['max']:.2f} s, median {seconds['median']:.2f} s; "
              f"median peak {level['median_peak']:.1f} dB, RMS {level['median_rms']:.1f} dB re full scale")

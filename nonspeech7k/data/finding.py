@@ -7,7 +7,7 @@ __all__ = ['AUDIO', 'SYSTEM_FOLDERS', 'ABSENT', 'NOT_A_FILE', 'MOST_LISTINGS', '
            'is_system_folder', 'walk', 'walk_sounds', 'sound_files', 'corpus_root', 'given_path', 'relative_path',
            'path_key', 'FolderListing', 'folder_listing', 'Finder', 'find_file', 'find_files']
 
-# %% ../../nbs/1_data/15_finding.ipynb #a8f573f9
+# %% ../../nbs/1_data/15_finding.ipynb #3fbe2bd8
 import errno
 import os
 import re
@@ -20,7 +20,7 @@ from .formats import SOUND_SUFFIXES
 from .manifest import Problem
 from .naming import one_name
 from ..files import UserError
-from ..names import printable
+from ..names import few, printable
 from ..places import why_not_here
 
 # %% ../../nbs/1_data/15_finding.ipynb #c03f75e1
@@ -190,7 +190,7 @@ def folder_listing(
         if (key := path_key(name).casefold()) != name: spellings.setdefault(key, []).append(name)
     return FolderListing(names, spellings)
 
-# %% ../../nbs/1_data/15_finding.ipynb #1c6e465c
+# %% ../../nbs/1_data/15_finding.ipynb #aff7964b
 MOST_LISTINGS = 10_000 # folders that are remembered
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Finder:
         if name in listing.names: return f"{folder}{os.sep}{name}", ""
         alike = listing.alike(name)
         if len(alike) == 1: return f"{folder}{os.sep}{alike[0]}", ""
-        return "", f"{len(alike)} files have this name but for its spelling ({', '.join(alike[:3])}); rename them" if alike else listing.lost
+        return "", f"{len(alike)} files have this name but for its spelling ({few(alike)}); rename them" if alike else listing.lost
 
     def is_file(self,
         path:str, # as `find` gives it

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TICK', 'stamp_of', 'index_of', 'write_index', 'read_index', 'remembered', 'file_digests', 'keep_array', 'kept_array']
 
-# %% ../../nbs/1_data/70_kept.ipynb #f598b13f
+# %% ../../nbs/1_data/70_kept.ipynb #18dac286
 import json
 import os
 import time
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .decoding import BadClip, faults_returned, file_digest, for_each
-from ..files import UserError, read_regular, write_bytes, write_text
+from ..files import UserError, digest_of, read_regular, write_bytes, write_text
 
 # %% ../../nbs/1_data/70_kept.ipynb #bbc270ff
 TICK = 2_000_000_000 # ns, the coarsest step of a file system's clock
@@ -38,20 +38,20 @@ def _settled(
     "Whether every later change of the file will change its stamp."
     return max(stamp[1], stamp[2]) + TICK < now
 
-# %% ../../nbs/1_data/70_kept.ipynb #dc0a7c13
+# %% ../../nbs/1_data/70_kept.ipynb #1f2d0b04
 def index_of(
     paths:list[Path], # of all files of the index, in any order
     folder:str|Path, # where banks are kept
     kind:str, # what is noted of each file: 'digests'
 ) -> Path:
     "The index of this set of files."
-    text = "\n".join(sorted({os.path.abspath(path) for path in paths})).encode("utf-8", "surrogatepass")
-    return Path(folder)/f"{blake2b(text, digest_size=12).hexdigest()}.{kind}.json"
+    text = "\n".join(sorted({os.path.abspath(path) for path in paths}))
+    return Path(folder)/f"{digest_of(text, 12)}.{kind}.json"
 
-# %% ../../nbs/1_data/70_kept.ipynb #e1e415d7
+# %% ../../nbs/1_data/70_kept.ipynb #01d37d1d
 def _entries_digest(known:dict[str, list]) -> str: # 32 hexadecimal digits
     "The digest of an index's entries."
-    return blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return digest_of(json.dumps(known, sort_keys=True))
 
 def write_index(
     place:Path, # from `index_of`

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['LEVEL_WORDS', 'PROBABLY', 'Levels', 'read_levels', 'is_noise', 'noise_notes', 'guess_levels']
 
-# %% ../../nbs/1_data/34_levels.ipynb #d53d3d29
+# %% ../../nbs/1_data/34_levels.ipynb #f0132c70
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from .naming import fold_number, no_class_name, one_name, split_name
 from ..files import UserError
+from ..names import few
 
 # %% ../../nbs/1_data/34_levels.ipynb #e88472e0
 LEVEL_WORDS = ("label", "split", "fold", "group", "skip") # what a level of folders can mean
@@ -84,12 +85,7 @@ def noise_notes(
 # %% ../../nbs/1_data/34_levels.ipynb #2ec4c160
 PROBABLY = "which are probably the classes" # in the sentence of a level that is surely wrong
 
-# %% ../../nbs/1_data/34_levels.ipynb #524a9eee
-def _few(names:Iterable[str]) -> str: # of folders
-    names = [name if len(name) <= 40 else name[:39] + "…" for name in names]
-    return ", ".join(names[:4]) + f" and {len(names) - 4} more" * (len(names) > 4)
-
-# %% ../../nbs/1_data/34_levels.ipynb #7bd78198
+# %% ../../nbs/1_data/34_levels.ipynb #03a07f13
 def _ways_out(
     tops:dict[str, Counter], # of `_folders_below`
     above:str="", # levels above them: 'skip/'
@@ -100,10 +96,10 @@ def _ways_out(
     if len(folds) == len(tops) and "" not in folds: words += ["fold", "skip", "group"]
     else: words += ["group", "skip"]
     ways, flat = [f"{above}{word}/label" for word in words], [top for top, below in tops.items() if below[""]]
-    first = f"move the clips that lie right in {_few(flat)} into folders of their classes, then " if flat else ""
+    first = f"move the clips that lie right in {few(flat, 4, 40)} into folders of their classes, then " if flat else ""
     return f"{first}set corpus.levels: {', '.join(ways[:-1])} or {ways[-1]}; or {above}label, to keep them as classes"
 
-# %% ../../nbs/1_data/34_levels.ipynb #84ef98d1
+# %% ../../nbs/1_data/34_levels.ipynb #18b1f280
 def _doubted_levels(
     tops:dict[str, Counter], # of `_folders_below`
     above:str="", # levels above them: 'skip/'
@@ -115,9 +111,9 @@ def _doubted_levels(
     inside = sum(count for below in deep.values() for name, count in below.items() if name and _alike(name) in shared)
     if len(deep) < 2 or len(shared) < 2 or 2 * inside < sum(sum(below.values()) for below in deep.values()): return Levels()
     upper, lower = [top for top in deep if no_class_name(top)], [name for name in shared if no_class_name(name)]
-    hold = f"the folders {_few(deep)} hold the same folders ({_few(sorted(names[name] for name in shared))})"
+    hold = f"the folders {few(deep, 4, 40)} hold the same folders ({few(sorted(names[name] for name in shared), 4, 40)})"
     if 2 * len(upper) >= len(deep) and 2 * len(lower) < len(shared):
-        return Levels(problems=((_few(upper), f"{hold}, {PROBABLY}; {_ways_out(tops, above)}"),))
+        return Levels(problems=((few(upper, 4, 40), f"{hold}, {PROBABLY}; {_ways_out(tops, above)}"),))
     if all(split_name(name) for name in shared):
         return Levels(notes=(f"{hold}, which are not read as splits; set corpus.levels: {above}label/split if they are",))
     if 2 * len(lower) >= len(shared) and 2 * len(upper) < len(deep) or len(deep) < len(tops): return Levels()
@@ -180,7 +176,7 @@ def guess_levels(
     _refuse_validation(tops, above)
     return _split_levels(parts, tops, above) if _are_splits(tops) else _levels_below(parts, above)
 
-# %% ../../nbs/1_data/34_levels.ipynb #32998f21
+# %% ../../nbs/1_data/34_levels.ipynb #7613f156
 def _unwrapped(
     parts:list[list[str]], # folders and name of each clip
     tops:dict[str, Counter], # of `_folders_below`
@@ -193,6 +189,6 @@ def _unwrapped(
     inner, top = guess_levels(["/".join(path[1:]) for path in parts], f"{above}skip/"), next(iter(tops))
     if inner.label == 0 and not inner.problems and (len(names) < 2 or 2 * sum(map(no_class_name, names)) >= len(names)): return None
     if not no_class_name(top) and inner.label == 0 and not inner.problems:
-        return Levels(notes=(f"the folder {top} holds all others ({_few(names)}); if these are the classes, set corpus.levels: {above}skip/label",))
+        return Levels(notes=(f"the folder {top} holds all others ({few(names, 4, 40)}); if these are the classes, set corpus.levels: {above}skip/label",))
     note = f"the folder {top} holds all others, so the folders below it are read; set corpus.levels: {above}label if it is a class"
     return replace(inner, words=("skip", *inner.words), notes=(note, *inner.notes))

@@ -7,7 +7,7 @@ __all__ = ['KNOWN', 'MOST_COLUMNS', 'MOST_OF_TABLE', 'USUAL_HEADERS', 'PATH_HEAD
            'read_table', 'missing_column', 'plain_headers', 'rename_columns', 'rows_where', 'map_columns', 'is_table',
            'table_paths']
 
-# %% ../../nbs/1_data/20_tables.ipynb #5dd0495a
+# %% ../../nbs/1_data/20_tables.ipynb #23be711d
 import csv
 import os
 from array import array
@@ -23,10 +23,10 @@ from .csvtext import CsvRows, csv_separator, open_rows, open_table
 from .finding import Finder, find_file, is_audio, relative_path
 from .manifest import MANIFEST, MOST, Problem, list_problems
 from .marks import find_marks
-from .naming import one_name
-from .published import Published, even_cells, plain_header, published
+from .naming import one_name, plain_header
+from .published import Published, even_cells, published
 from ..files import UserError
-from ..names import shortened
+from ..names import few, shortened
 
 # %% ../../nbs/1_data/20_tables.ipynb #9fb6041f
 KNOWN = 65_536 # different texts that a column remembers
@@ -135,7 +135,7 @@ def read_table(
         problems = [Problem(name, None, None, "there is no header" if table is None else "there is no row below the header")]
     return table, problems
 
-# %% ../../nbs/1_data/20_tables.ipynb #8745beef
+# %% ../../nbs/1_data/20_tables.ipynb #46d154a7
 def _no_header(
     table:Table, # that lacks a column
 ) -> str: # '' where its first line is a header
@@ -153,7 +153,7 @@ def missing_column(
     "The error of a missing column."
     known = list(table.headers.values())
     if why := _no_header(table): return UserError(f"{table.name}: {why}")
-    found = ", ".join(f"'{shortened(column, 80)}'" for column in known[:20]) + f" and {len(known) - 20} more" * (len(known) > 20)
+    found = few((f"'{shortened(column, 80)}'" for column in known), 20)
     return UserError(f"{table.name}: the column '{header}' is missing (found: {found}); {way_out}")
 
 # %% ../../nbs/1_data/20_tables.ipynb #d8e9bde0

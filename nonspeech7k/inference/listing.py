@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARQUET_FAULTS', 'parquet_paths', 'list_clips', 'find_clips']
 
-# %% ../../nbs/6_inference/12_listing.ipynb #128810c4
+# %% ../../nbs/6_inference/12_listing.ipynb #4da28012
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..data.finding import ABSENT, find_files, walk_sounds
-from ..data.tables import PATH_HEADERS, is_table, plain_header, table_paths
+from ..data.naming import plain_header
+from ..data.tables import PATH_HEADERS, is_table, table_paths
 from ..files import UserError, open_regular
 from ..names import shortened, unescaped
 
