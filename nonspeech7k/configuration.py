@@ -91,13 +91,12 @@ class DescriptionPart(Part):
     labels_per_clip: Literal["one", "several"] = "one"
     calibration: CalibrationPart
 
-# %% ../nbs/0_ground/60_configuration.ipynb #2d6ee1d9
+# %% ../nbs/0_ground/60_configuration.ipynb #50a74335
 MOST_WORDS = 300 # characters of a sentence
-
-# %% ../nbs/0_ground/60_configuration.ipynb #7690c76e
 _KIND_TAGS = {part.model_fields["kind"].default for part in Network.__subclasses__()} | {
     "log_mel", "log1p_mel", "image", "mfcc", "waveform", "transformer"} # in pydantic's places, but no keys
 
+# %% ../nbs/0_ground/60_configuration.ipynb #bfbb8a69
 def _mistake_sentence(mistake:dict, before:str) -> str:
     "One of pydantic's mistakes."
     keys = [shortened(str(key), 40) for key in mistake["loc"] if key not in _KIND_TAGS]

@@ -54,14 +54,14 @@ def optional(
         raise UserError(f"{use} needs {(error.name or name).partition('.')[0]}, which {why}; "
                         f"pip install 'nonspeech7k[{extra}]'") from error
 
-# %% ../nbs/0_ground/10_files.ipynb #566314ae
+# %% ../nbs/0_ground/10_files.ipynb #c4df9116
 @lru_cache
 def _here() -> tuple[str, str]: # six hexadecimal digits each
     "This machine since it was started, and the processes that see one another on it, as containers do not."
     facts = [socket.gethostname(), ""]
     with suppress(OSError): facts[0] = Path("/proc/sys/kernel/random/boot_id").read_text() # not on macOS
     with suppress(OSError): facts[1] = os.readlink("/proc/self/ns/pid")
-    machine, processes = (digest_of(fact, 3) for fact in facts)
+    machine, processes = (hashlib.blake2b(fact.encode(), digest_size=3).hexdigest() for fact in facts)
     return machine, processes
 
 def partial_of(
@@ -201,19 +201,20 @@ def write_json(
     "Write a value as indented JSON, whole or not at all."
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-# %% ../nbs/0_ground/10_files.ipynb #e2005c25
-_QUICKLY = os.O_RDONLY | sum(getattr(os, kind, 0) for kind in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
+# %% ../nbs/0_ground/10_files.ipynb #5e98c45b
+_QUICKLY = sum(getattr(os, kind, 0) for kind in ("O_NONBLOCK", "O_NOCTTY"))
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"} # all others are devices
 
+# %% ../nbs/0_ground/10_files.ipynb #7f655b7a
 def _why_not_open(error:OSError|ValueError) -> str:
     "What the system says to an attempt to open something, in a few words."
     if isinstance(error, FileNotFoundError | NotADirectoryError): return "no such file"
+    if isinstance(error, IsADirectoryError): return "a folder, not a file"
     if isinstance(error, ValueError): return f"no name of a file ({error})" # a zero byte in it
     if error.errno == errno.ENXIO: return "a socket or a terminal, not a file"
     return f"cannot be read ({error.strerror})"
 
-# %% ../nbs/0_ground/10_files.ipynb #2f49caff
+# %% ../nbs/0_ground/10_files.ipynb #9ae8010a
 def open_regular(
     path:str|Path, # of a file
     follow:bool=True, # a link to a file, too
@@ -221,15 +222,15 @@ def open_regular(
     way_out:str="restore it, remove it, or name another", # for the message
 ) -> BinaryIO:
     "A regular file, open for reading; raises `UserError` for anything else, and never waits."
-    why = "a link, which is not followed here" if not follow and os.path.islink(path) else ""
-    try: number = -1 if why else os.open(path, _QUICKLY | (0 if follow else _NO_LINK))
-    except (OSError, ValueError) as error: number, why = -1, _why_not_open(error)
-    if number >= 0:
-        mode = os.fstat(number).st_mode
-        if stat.S_ISREG(mode): return os.fdopen(number, "rb")
-        os.close(number)
-        why = f"{_KINDS.get(stat.S_IFMT(mode), 'a device')}, not a file"
-    raise UserError(": ".join(filter(None, [str(path) if name is None else name, f"{why}; {way_out}"])))
+    refused = lambda why: UserError(": ".join(filter(None, [str(path) if name is None else name, f"{why}; {way_out}"])))
+    further = _QUICKLY | (0 if follow else _NO_LINK)
+    if not follow and os.path.islink(path): raise refused("a link, which is not followed here")
+    try: file = open(path, "rb", opener=lambda place, flags: os.open(place, flags | further))
+    except (OSError, ValueError) as error: raise refused(_why_not_open(error)) from error
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode): return file
+    file.close()
+    raise refused(f"a {'named pipe' if stat.S_ISFIFO(mode) else 'device'}, not a file")
 
 # %% ../nbs/0_ground/10_files.ipynb #fb659413
 def read_regular(
@@ -296,7 +297,7 @@ def read_json(
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); delete it and run again") from error
 
-# %% ../nbs/0_ground/10_files.ipynb #c5b116ea
+# %% ../nbs/0_ground/10_files.ipynb #c8187f60
 def digest_of(
     content:bytes|str, # text is taken as UTF-8, half a letter too
     size:int=16, # bytes of the digest
@@ -305,6 +306,7 @@ def digest_of(
     plain = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     return hashlib.blake2b(plain, digest_size=size).hexdigest()
 
+# %% ../nbs/0_ground/10_files.ipynb #fed376e1
 def digest(
     path:str|Path, # of the file
 ) -> str: # 32 hexadecimal digits
