@@ -15,8 +15,8 @@ import pandas as pd
 
 from .doubts import class_doubts, classes_line
 from .findings import class_counts, facts_per_class, not_heard, same_sounds, shifts, sound_facts
+from .folderlevels import PROBABLY
 from .leftout import left_out, left_out_line, left_out_sentences
-from .levels import PROBABLY
 from .manifest import Corpus, paths
 from .measurements import examine
 from ..names import few, printable

@@ -19,8 +19,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from .chunks import sample_bytes
-from .opening import UNKNOWN, NeedsPyav, Sound, open_sound
+from .riff import sample_bytes
+from .streams import UNKNOWN, NeedsPyav, Sound, open_sound
 from ..files import UserError, digest
 from ..progress import progress
 

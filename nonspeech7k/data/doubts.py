@@ -8,7 +8,7 @@ __all__ = ['class_doubts', 'classes_line']
 # %% ../../nbs/1_data/88_doubts.ipynb #77847b07
 import pandas as pd
 
-from .levels import PROBABLY
+from .folderlevels import PROBABLY
 from .manifest import Corpus, each_label
 from .naming import alike_group, alike_names, foreign_letters, no_class_name, split_name
 from ..names import few, shortened

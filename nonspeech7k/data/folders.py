@@ -15,7 +15,7 @@ import pandas as pd
 
 from .byname import find_here_or_by_name
 from .finding import NOT_A_FILE, corpus_root, given_path, is_audio, walk
-from .levels import Levels, guess_levels, is_noise, noise_notes, read_levels
+from .folderlevels import Levels, guess_levels, is_noise, noise_notes, read_levels
 from .manifest import MANIFEST, Corpus, Problem, list_problems
 from .naming import fold_number, one_name, split_name
 from .rows import Rows, corpus_of_rows, files_of_rows, lower_texts, manifest_columns, of_another_machine, reject_untrained

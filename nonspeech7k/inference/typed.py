@@ -33,7 +33,7 @@ def refuse_answers_place(
 ):
     "Raise `UserError` where a file of answers could not be written, before anything is computed."
     if out is None: return
-    from nonspeech7k.inference.answers import form_of
+    from nonspeech7k.inference.answerfiles import form_of
     form_of(out)
     refuse_place(out)
 
