@@ -237,7 +237,7 @@ def _typed(keys:list[str], text:str, source:str) -> object: # plain data
     if not _wants_text(keys) or quoted and text.count(text[0]) == 2: return plain_data(text, source)
     return Plain(text)
 
-# %% ../nbs/0_ground/50_recipe.ipynb #e1407f35
+# %% ../nbs/0_ground/50_recipe.ipynb #6675919a
 def set_key(
     settings:dict, # changed in place
     change:str, # 'train.epochs=5'
@@ -249,16 +249,16 @@ def set_key(
         raise UserError(f"{said}: must be key.path=value, such as train.epochs=5")
     for section in keys[:-1]:
         settings = settings.setdefault(section, {})
-        if not isinstance(settings, dict): raise UserError(f"{said}: {shortened(section)} is a value and has no keys")
+        if not isinstance(settings, dict): raise UserError(f"{said}: {shortened(section)} is a value and has no keys; set it whole")
     settings[keys[-1]] = _typed(keys, value, said)
 
-# %% ../nbs/0_ground/50_recipe.ipynb #1f9057e3
+# %% ../nbs/0_ground/50_recipe.ipynb #e1717cdf
 def _recipe_file(source:str|Path) -> Path: # to be read
     "A recipe's file, or the one of that name that travels with the package."
     path, name = Path(source), shortened(str(source), 300)
     if os.path.lexists(path) and not os.path.isdir(path): return path
     if path.suffix or path.name != str(source) or not re.fullmatch(r"\w[\w-]{0,99}", path.name):
-        what = "is a folder; give a recipe's file, such as recipe.yaml in it" if os.path.isdir(path) else "no such recipe file"
+        what = "is a folder; give a recipe's file, such as recipe.yaml in it" if os.path.isdir(path) else "no such recipe file; correct the path, or name one that comes with the package, such as demo"
         raise UserError(f"{name}: {what}")
     return resource("recipes", f"{source}.yaml")
 

@@ -50,13 +50,13 @@ class _Reading:
     open: list[_Open] = field(default_factory=list) # from the outside to the inside
     anchors: dict[str, tuple[object, int]] = field(default_factory=dict) # what is whole, and how many values that is
 
-# %% ../nbs/0_ground/35_yaml.ipynb #b0aff01e
+# %% ../nbs/0_ground/35_yaml.ipynb #f34ae13b
 def _refuse(event:yaml.Event, why:str):
     raise UserError(f"line {event.start_mark.line + 1}: {why}")
 
 def _key(inside:dict, event:yaml.Event, value:object) -> str:
     "A key, if it is a text that does not stand there yet."
-    if not isinstance(value, str): _refuse(event, "a key must be a text, not a list or a mapping")
+    if not isinstance(value, str): _refuse(event, "a key must be a text, not a list or a mapping; correct it")
     if value == "<<" and isinstance(value, Plain): _refuse(event, "<< is not read; write the keys out")
     if value in inside: _refuse(event, f"the key {shortened(value)} stands twice; remove one")
     return str(value)
@@ -71,10 +71,10 @@ def _add(reading:_Reading, event:yaml.Event, value:object):
         reading.open[-1].value[reading.open[-1].key] = value
         reading.open[-1].key = None
 
-# %% ../nbs/0_ground/35_yaml.ipynb #91606376
+# %% ../nbs/0_ground/35_yaml.ipynb #db0c666e
 def _count_up(reading:_Reading, event:yaml.Event, values:int):
     reading.values += values
-    if reading.values > MOST["values"]: _refuse(event, f"more than {MOST['values']:,} values, aliases written out, are too many")
+    if reading.values > MOST["values"]: _refuse(event, f"more than {MOST['values']:,} values, aliases written out, are too many; shorten it")
 
 def _begin(reading:_Reading, event:yaml.NodeEvent, value:dict|list|str):
     "A mapping or a list begins, or a text stands there whole."
@@ -82,11 +82,11 @@ def _begin(reading:_Reading, event:yaml.NodeEvent, value:dict|list|str):
     if event.tag not in OWN_TAGS: _refuse(event, f"the tag {shortened(event.tag)} is not read; remove it")
     _count_up(reading, event, 1)
     _add(reading, event, value)
-    if len(reading.open) == MOST["depth"]: _refuse(event, f"nested more than {MOST['depth']} deep")
+    if len(reading.open) == MOST["depth"]: _refuse(event, f"nested more than {MOST['depth']} deep; write it flatter")
     if not isinstance(value, str): reading.open.append(_Open(value, event.anchor, reading.values - 1))
     elif event.anchor: reading.anchors[event.anchor] = value, 1
 
-# %% ../nbs/0_ground/35_yaml.ipynb #1d15a42a
+# %% ../nbs/0_ground/35_yaml.ipynb #dafb4b06
 def _end(reading:_Reading):
     "The innermost mapping or list is whole."
     done = reading.open.pop()
@@ -94,12 +94,12 @@ def _end(reading:_Reading):
 
 def _repeat(reading:_Reading, event:yaml.AliasEvent):
     "A copy of what an anchor names; what is still open, such as the mapping around it, has no end."
-    if event.anchor not in reading.anchors: _refuse(event, f"*{shortened(event.anchor)} names nothing that stands whole above it")
+    if event.anchor not in reading.anchors: _refuse(event, f"*{shortened(event.anchor)} names nothing that stands whole above it; write the value out")
     value, values = reading.anchors[event.anchor]
     _count_up(reading, event, values)
     _add(reading, event, copy.deepcopy(value))
 
-# %% ../nbs/0_ground/35_yaml.ipynb #532bbf7a
+# %% ../nbs/0_ground/35_yaml.ipynb #10ae9513
 def _take(reading:_Reading, event:yaml.Event):
     if isinstance(event, yaml.AliasEvent): _repeat(reading, event)
     elif isinstance(event, yaml.ScalarEvent):
@@ -109,7 +109,7 @@ def _take(reading:_Reading, event:yaml.Event):
     elif isinstance(event, yaml.CollectionEndEvent): _end(reading)
     elif isinstance(event, yaml.DocumentStartEvent):
         reading.documents += 1
-        if reading.documents > 1: _refuse(event, "a second document begins; only one is read")
+        if reading.documents > 1: _refuse(event, "a second document begins; only one is read; remove the others")
 
 # %% ../nbs/0_ground/35_yaml.ipynb #23a52e5c
 def _why_not(error:Exception) -> str:
@@ -118,7 +118,7 @@ def _why_not(error:Exception) -> str:
     if problem is None: return shortened(str(getattr(error, "reason", error)).splitlines()[0], 200)
     return f"line {mark.line + 1}: {shortened(problem, 200)}" if mark else shortened(problem, 200)
 
-# %% ../nbs/0_ground/35_yaml.ipynb #65f3ea4b
+# %% ../nbs/0_ground/35_yaml.ipynb #b9dab766
 def plain_data(
     text:str, # YAML
     source:str="YAML", # where it comes from, for the message
@@ -129,7 +129,7 @@ def plain_data(
     try:
         for event in yaml.parse(text, yaml.SafeLoader): _take(reading, event)
     except (yaml.YAMLError, ValueError, OverflowError) as error: # not only YAMLError: '\U99999999', a version of a million digits
-        raise UserError(f"{name}: not valid YAML ({_why_not(error)})") from error
+        raise UserError(f"{name}: not valid YAML ({_why_not(error)}); correct it") from error
     except UserError as error: raise UserError(f"{name}: {error}") from None
     return reading.whole
 

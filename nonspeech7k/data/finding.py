@@ -155,9 +155,9 @@ def path_key(
     stem, dot, suffix = path.rpartition(".")
     return one_name(stem + dot + suffix.lower() if dot else path)
 
-# %% ../../nbs/1_data/15_finding.ipynb #1b6c83ff
+# %% ../../nbs/1_data/15_finding.ipynb #9a21388c
 ABSENT = "missing file: there is none at this path" # what is wrong with a path that leads nowhere
-NOT_A_FILE = "a folder or a dead link stands where the file belongs; put the audio file there"
+NOT_A_FILE = "a folder, a dead link, a pipe or a device stands where the file belongs; put the audio file there"
 
 @dataclass(frozen=True)
 class FolderListing:

@@ -109,13 +109,13 @@ def _place(path:str|Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error: # a circle of links, nobody's home, a zero byte
         raise UserError(f"{shortened(str(path), 300)}: cannot be found ({shortened(str(error), 200)}); correct it") from error
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #6235e516
+# %% ../../nbs/6_inference/15_jobs.ipynb #8f251790
 def _root_of_clips(corpus:Path, root:str|Path|None) -> Path:
     "The folder that a corpus's paths are relative to."
-    if not os.path.exists(corpus): raise UserError(f"{corpus}: no such folder or manifest")
+    if not os.path.exists(corpus): raise UserError(f"{corpus}: no such folder or manifest; correct the path")
     if corpus.is_dir() and root: raise UserError("--root: is for manifests; leave it out")
     place = _place(root) if root else corpus if corpus.is_dir() else corpus.parent
-    if not place.is_dir(): raise UserError(f"--root {root}: no such folder")
+    if not place.is_dir(): raise UserError(f"--root {root}: no such folder; correct the path")
     return place
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #2ccb63ac

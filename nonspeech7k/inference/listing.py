@@ -64,13 +64,13 @@ def parquet_paths(
             if not path or not path.strip(): raise UserError(f"{manifest}, row {row}: no path; fill it in")
             yield path.strip()
 
-# %% ../../nbs/6_inference/12_listing.ipynb #4bdd4ddb
+# %% ../../nbs/6_inference/12_listing.ipynb #4e51ebb4
 def list_clips(
     corpus:str|Path, # a folder of sounds, or a manifest: .csv, .tsv or .parquet with a column `path` or the like
 ) -> Iterator[str]: # paths as the manifest gives them, or relative to the folder
     "The clips of a corpus one after another; raises `UserError` where it is missing or not of either kind."
     corpus = Path(corpus)
-    if not os.path.exists(corpus): raise UserError(f"{shortened(str(corpus), 1000)}: no such folder or manifest")
+    if not os.path.exists(corpus): raise UserError(f"{shortened(str(corpus), 1000)}: no such folder or manifest; correct the path")
     if os.path.isdir(corpus): return walk_sounds(corpus)
     if is_table(corpus): return table_paths(corpus)
     if corpus.suffix.lower() == ".parquet": return parquet_paths(corpus)

@@ -48,14 +48,14 @@ def folder_and_table(
     refuse_place(out)
     return folder, out
 
-# %% ../../nbs/6_inference/85_typed.ipynb #68243651
+# %% ../../nbs/6_inference/85_typed.ipynb #27483222
 def refuse_no_recording(
     file:Path, # that a command listens to
 ):
     "Raise `UserError` where there is no such file, or a folder of them."
     from nonspeech7k.data.finding import walk_sounds
     if os.path.isfile(file): return
-    if not os.path.exists(file): raise UserError(f"{file}: no such file")
+    if not os.path.exists(file): raise UserError(f"{file}: no such file; correct the path")
     if not file.is_dir(): raise UserError(f"{file}: no file, but a pipe or a device; save the recording in a file first")
     first = next(walk_sounds(file), "")
     raise UserError(f"{file}: a folder, and one recording at a time is listened to; give a file{' in it' if first else ''}"
