@@ -314,7 +314,7 @@ def predict(
             else: say(json_line(answer, sys.stdout.encoding or "utf-8"))
             bar.update()
     if out:
-        from nonspeech7k.inference.answers import write_answers
+        from nonspeech7k.inference.answerfiles import write_answers
         write_answers(out, kept)
     if bad: raise UserError("\n".join(bad))
 
@@ -345,7 +345,7 @@ def tag(
     speed = f" in {done['seconds']:.1f} s, {done['new'] / done['seconds']:.0f} clips/s" if done["new"] else ""
     say(f"{done['new']} of {done['clips']} clips done now{speed}; listed {done['listed']}", err=True)
     if table:
-        from nonspeech7k.inference.answers import write_table
+        from nonspeech7k.inference.answerfiles import write_table
         from nonspeech7k.inference.bulk import read_tags
         write_table(table, read_tags(folder))
     say(f"labels: {table or folder/'tags'} ({done['labelled']} clips)")

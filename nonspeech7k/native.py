@@ -7,7 +7,7 @@ __all__ = ['CHOICES', 'SOURCES', 'OPTIONS', 'TYPES', 'WIDTHS', 'chosen', 'cache_
            'find_compiler', 'compile_plan', 'compile_kernels', 'library', 'available', 'ready', 'signatures', 'call',
            'vectors']
 
-# %% ../nbs/0_ground/30_native.ipynb #c5ba833b
+# %% ../nbs/0_ground/30_native.ipynb #0cc673d7
 import ctypes
 import hashlib
 import os
@@ -20,6 +20,8 @@ import sys
 import threading
 from functools import lru_cache
 from pathlib import Path
+
+from .files import digest_of
 
 # %% ../nbs/0_ground/30_native.ipynb #d2b6ece4
 import torch
@@ -66,14 +68,14 @@ def find_compiler() -> tuple[str, str]: # its path, its version
     version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout.partition("\n")[0]
     return path, version
 
-# %% ../nbs/0_ground/30_native.ipynb #0ba23470
+# %% ../nbs/0_ground/30_native.ipynb #4c9046ab
 def compile_plan() -> tuple[list[str], Path]: # the compiler with its options, and the library that it makes
     "How the kernels are compiled for this machine; raises `Obstacle` where that cannot be."
     path, version = find_compiler()
     options = OPTIONS + CHOICES[chosen()]
     sources = [path.read_text(encoding="utf-8") for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".h")]
     parts = [*sources, version, *options, *sorted(processor_flags())]
-    key = hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+    key = digest_of("\n".join(parts), 8)
     try: return [path, *options], cache_folder().absolute()/f"kernels-{key}.so"
     except RuntimeError as error: raise Obstacle("there is no home to keep them in; set NONSPEECH7K_CACHE") from error
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Recipe', 'explain', 'set_key', 'read_recipe', 'recipe_yaml', 'differences', 'seed_for']
 
-# %% ../nbs/0_ground/50_recipe.ipynb #875b77c5
+# %% ../nbs/0_ground/50_recipe.ipynb #1bfce025
 import difflib
 import os
 import re
@@ -18,6 +18,7 @@ import yaml
 from pydantic import Discriminator, Field, ValidationError, model_validator
 
 from .files import UserError, listed, resource
+from .names import brief, shortened
 from nonspeech7k.parts import (  # all of them can be had from here, too
     AugmentPart,
     ClipPart,
@@ -34,7 +35,7 @@ from nonspeech7k.parts import (  # all of them can be had from here, too
     oversized,
 )
 from .sections import Part, Place, Seed
-from .yamlfile import Plain, plain_data, read_yaml, shortened, shown
+from .yamlfile import Plain, plain_data, read_yaml
 
 # %% ../nbs/0_ground/50_recipe.ipynb #d312ed85
 def _seed_conflicts(recipe:"Recipe"):
@@ -191,7 +192,7 @@ def _allowed_keys(key:str, part:type[Part]|None) -> str:
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{hint}allowed: {', '.join(fields)}"
 
-# %% ../nbs/0_ground/50_recipe.ipynb #835efe9a
+# %% ../nbs/0_ground/50_recipe.ipynb #0a8af30b
 def _sentence(mistake:dict) -> str: # of bounded length
     "One of pydantic's mistakes as a sentence."
     keys, parent = _keys_on_the_way(mistake["loc"])
@@ -200,11 +201,11 @@ def _sentence(mistake:dict) -> str: # of bounded length
     if kind == "missing": return f"{path}: missing; give it a value"
     if kind == "union_tag_invalid":
         context = mistake["ctx"]
-        return f"{path}.kind: {shown(context['tag'])} is not known; allowed: {context['expected_tags'].replace(chr(39), '')}"
-    if kind == "union_tag_not_found": return f"{path}: must be a section with keys, such as kind, not {shown(mistake['input'])}"
+        return f"{path}.kind: {brief(context['tag'])} is not known; allowed: {context['expected_tags'].replace(chr(39), '')}"
+    if kind == "union_tag_not_found": return f"{path}: must be a section with keys, such as kind, not {brief(mistake['input'])}"
     if kind == "value_error" and not path: return shortened(str(mistake["ctx"]["error"]), 300)
     said = str(mistake["ctx"]["error"]) if kind == "value_error" else f"{mistake['msg'][0].lower()}{mistake['msg'][1:]}"
-    return f"{path}: {said}, not {shown(mistake['input'])}"
+    return f"{path}: {said}, not {brief(mistake['input'])}"
 
 # %% ../nbs/0_ground/50_recipe.ipynb #9a1ee623
 def explain(
@@ -236,7 +237,7 @@ def _typed(keys:list[str], text:str, source:str) -> object: # plain data
     if not _wants_text(keys) or quoted and text.count(text[0]) == 2: return plain_data(text, source)
     return Plain(text)
 
-# %% ../nbs/0_ground/50_recipe.ipynb #e1407f35
+# %% ../nbs/0_ground/50_recipe.ipynb #6675919a
 def set_key(
     settings:dict, # changed in place
     change:str, # 'train.epochs=5'
@@ -248,16 +249,16 @@ def set_key(
         raise UserError(f"{said}: must be key.path=value, such as train.epochs=5")
     for section in keys[:-1]:
         settings = settings.setdefault(section, {})
-        if not isinstance(settings, dict): raise UserError(f"{said}: {shortened(section)} is a value and has no keys")
+        if not isinstance(settings, dict): raise UserError(f"{said}: {shortened(section)} is a value and has no keys; set it whole")
     settings[keys[-1]] = _typed(keys, value, said)
 
-# %% ../nbs/0_ground/50_recipe.ipynb #1f9057e3
+# %% ../nbs/0_ground/50_recipe.ipynb #e1717cdf
 def _recipe_file(source:str|Path) -> Path: # to be read
     "A recipe's file, or the one of that name that travels with the package."
     path, name = Path(source), shortened(str(source), 300)
     if os.path.lexists(path) and not os.path.isdir(path): return path
     if path.suffix or path.name != str(source) or not re.fullmatch(r"\w[\w-]{0,99}", path.name):
-        what = "is a folder; give a recipe's file, such as recipe.yaml in it" if os.path.isdir(path) else "no such recipe file"
+        what = "is a folder; give a recipe's file, such as recipe.yaml in it" if os.path.isdir(path) else "no such recipe file; correct the path, or name one that comes with the package, such as demo"
         raise UserError(f"{name}: {what}")
     return resource("recipes", f"{source}.yaml")
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Share', 'Positive', 'Count', 'Units', 'Heads', 'Seed', 'Decibel', 'Word', 'Place', 'Part', 'section_of_kinds']
 
-# %% ../nbs/0_ground/37_sections.ipynb #033bc37c
-import unicodedata
+# %% ../nbs/0_ground/37_sections.ipynb #2295557e
 from types import NoneType, UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
-from .yamlfile import NOTHING, Plain, shown
+from .names import breaking, brief
+from .yamlfile import NOTHING, Plain
 
 # %% ../nbs/0_ground/37_sections.ipynb #a8c8cb06
 def _kinds(annotation:object) -> list: # types, without notes and alternatives around them
@@ -63,23 +63,22 @@ Heads = Annotated[int, Field(ge=1, le=256)] # of an attention
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Decibel = Annotated[float, Field(ge=-200, le=200)]
 
-# %% ../nbs/0_ground/37_sections.ipynb #b7a7637d
+# %% ../nbs/0_ground/37_sections.ipynb #d47891a3
 def _writable(text:str) -> str:
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
-        raise ValueError("must hold no control characters and nothing that UTF-8 cannot write")
+    if breaking(text): raise ValueError("must hold no control characters and nothing that UTF-8 cannot write; remove them")
     return text
 
 Word = Annotated[str, Field(max_length=1000), AfterValidator(_writable)] # a class, a column, what stands in it
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_writable)] # a folder, a file, a name on a hub
 
-# %% ../nbs/0_ground/37_sections.ipynb #3eb1ae5c
+# %% ../nbs/0_ground/37_sections.ipynb #7caaeb68
 def section_of_kinds(
     default:str, # the kind, where none is named
     *parts:type[Part], # each with a `kind` of its own
 ): # a type that pydantic understands
     "A section whose `kind` says which of several parts it is."
     by_kind = {part.model_fields["kind"].default: part for part in parts}
-    named = lambda kind: kind if isinstance(kind, str) else shown(kind) # what no dictionary could look up, too
+    named = lambda kind: kind if isinstance(kind, str) else brief(kind) # what no dictionary could look up, too
     kind_of = lambda value: named(value.get("kind", default)) if isinstance(value, dict) else getattr(value, "kind", None)
     return Annotated[Union[tuple(Annotated[part, Tag(kind)] for kind, part in by_kind.items())], # noqa: UP007
                      Discriminator(kind_of)]

@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'STOPPED', 'HUNG_UP', 'ENDING', 'settle_streams', 'say', 'say_sentence', 'let_go', 'forget_output',
            'UntilStopped', 'signals_heard', 'exit_code']
 
-# %% ../nbs/0_ground/17_terminal.ipynb #ef28e719
+# %% ../nbs/0_ground/17_terminal.ipynb #ddb996b7
 import errno
 import os
 import select
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .files import UserError
-from .names import one_line, shown
+from .names import one_line, shortened, shown
 
 # %% ../nbs/0_ground/17_terminal.ipynb #8b54383e
 class _Closed(TextIOBase):
@@ -124,14 +124,14 @@ def signals_heard(
     finally:
         for number, before in mine.items(): signal.signal(number, before)
 
-# %% ../nbs/0_ground/17_terminal.ipynb #b3f79d5b
+# %% ../nbs/0_ground/17_terminal.ipynb #229b666f
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
             errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENXIO, errno.ESTALE, errno.ENODEV, errno.ETXTBSY)
 
 def _of_the_system(error:OSError) -> str: # '' where it is a fault of the program
     "What the system has refused, and the way out."
-    place = one_line(os.fsdecode(error.filename))[:1000] if isinstance(error.filename, (str, bytes, Path)) else ""
+    place = shortened(os.fsdecode(error.filename), 1000) if isinstance(error.filename, (str, bytes, Path)) else ""
     if error.errno in _DISK_FULL:
         return f"{place or 'standard output'}: the disk is full; free some space and run the same command again"
     if error.errno == errno.EMFILE: return f"{place or 'files'}: too many are open at once; raise the limit with `ulimit -n 4096`"
@@ -153,7 +153,7 @@ def _as_given(sentence:str, arguments:Sequence[str]) -> str:
         if "\n" in argument: sentence = sentence.replace(argument, one_line(argument))
     return sentence
 
-# %% ../nbs/0_ground/17_terminal.ipynb #8042952e
+# %% ../nbs/0_ground/17_terminal.ipynb #a17585ef
 def exit_code(
     error:BaseException, # that ended a command
     arguments:Sequence[str]=(), # of the command
@@ -167,5 +167,5 @@ def exit_code(
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return say_sentence("there is not enough memory; close other programs, or take smaller batches or fewer workers", 2)
     if type(error).__name__ == "StageError": return say_sentence(str(error), 1)
-    what = one_line(str(error))[:1000]
+    what = shortened(str(error), 1000)
     return say_sentence(f"unexpected {type(error).__name__}: {what}; run again with --debug to see where", 1)

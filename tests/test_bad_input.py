@@ -656,7 +656,7 @@ def test_a_missing_column_is_named(layout, name, column, call, archive, corpus, 
 
 
 @pytest.mark.parametrize(("content", "word"), [(b"", "empty"), (b"path,group\n", "no row"), (b"P\0K\3\4" * 20, "not a text file"), (b'path,group\n"cough/00.wav,x\n', "quotes"),
-                                               (b"path,path\ncough/00.wav,x\n", "2 times"), (None, "irectory")])
+                                               (b"path,path\ncough/00.wav,x\n", "2 times"), (None, "a folder, not a file")])
 def test_a_table_that_is_none_is_named(content, word, call, corpus, tmp_path):
     (corpus / "labels.csv").unlink()
     if content is None: (corpus / "labels.csv").mkdir()

@@ -98,7 +98,7 @@ def test_what_is_no_file_of_arrays(tmp_path, files):
     with open(tmp_path / "zeros", "wb") as file: file.truncate(100 * 2**20)
     torch.save({"weight": torch.zeros(3)}, tmp_path / "torch.pt")
     (tmp_path / "cut").write_bytes(files["residual"].read_bytes()[:-100])
-    said = {"pipe": "a pipe or a device", "endless": "a pipe or a device", "loop": "cannot be read", "empty": "empty", "": "a folder",
+    said = {"pipe": "a named pipe", "endless": "a device", "loop": "cannot be read", "empty": "empty", "": "a folder",
             "zeros": "not a classifier", "torch.pt": "a ZIP archive", "cut": "damaged", "missing": "no such file"}
     for name, words in said.items(): assert words in refusal(tmp_path / name), name
     assert "\x1b" not in refusal(tmp_path / "\x1b[2J")

@@ -12,8 +12,8 @@ import soundfile
 from nonspeech7k.data.blocks import sound_blocks
 from nonspeech7k.data.decoding import BadClip, read_clip, read_sixteen_bits, read_sound
 from nonspeech7k.data.formats import NEEDS_PYAV, SOUND_SUFFIXES, why_not
-from nonspeech7k.data.frames import mp3_frames
-from nonspeech7k.data.pages import ogg_checksum, ogg_links
+from nonspeech7k.data.mp3flac import mp3_frames
+from nonspeech7k.data.ogg import ogg_checksum, ogg_links
 
 av = pytest.importorskip("av")
 RATE = 16_000

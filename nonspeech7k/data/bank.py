@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERSION', 'UNSEEN', 'Bank', 'bank_key', 'row_sum', 'DamagedBank', 'open_bank']
 
-# %% ../../nbs/1_data/75_bank.ipynb #808d7cb4
+# %% ../../nbs/1_data/75_bank.ipynb #6f746bd0
 import json
 import os
 import shutil
@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from functools import partial as given
-from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -25,7 +24,7 @@ import numpy as np
 from .choice import USUAL, Choice, read_choice
 from .decoding import TOGETHER, BadClip, faults_returned, in_parts, restore
 from .kept import file_digests, index_of, read_index, stamp_of, write_index
-from ..files import UserError, cannot_write, half_made, partial_of, read_json, sweep, write_json
+from ..files import UserError, cannot_write, digest_of, half_made, partial_of, read_json, sweep, write_json
 from ..progress import progress
 
 # %% ../../nbs/1_data/75_bank.ipynb #fe44d25f
@@ -49,7 +48,7 @@ class Bank:
         row = self.rows[index]
         return restore(self.samples[row], self.scales[row])
 
-# %% ../../nbs/1_data/75_bank.ipynb #4e5f1ec5
+# %% ../../nbs/1_data/75_bank.ipynb #7f1b08a7
 def bank_key(
     digests:list[str], # of the files' contents, any order
     rate:int, # Hz
@@ -58,7 +57,7 @@ def bank_key(
 ) -> str: # 24 hexadecimal digits
     "The name of the bank that holds these contents as clips of this kind."
     text = "\n".join([f"{VERSION} {rate} {seconds!r}{choice.mark}", *sorted(set(digests))])
-    return blake2b(text.encode(), digest_size=12).hexdigest()
+    return digest_of(text, 12)
 
 # %% ../../nbs/1_data/75_bank.ipynb #f2c5d0d4
 def _files_by_content(
@@ -163,14 +162,14 @@ def _finish_bank(
             if not (final/"clips.json").exists(): raise # else another run was quicker
     return faults
 
-# %% ../../nbs/1_data/75_bank.ipynb #d7f27569
+# %% ../../nbs/1_data/75_bank.ipynb #cf22f3e9
 def _digest_of(
     place:Path, # the bank's folder
     known:dict, # what its clips.json holds
 ) -> str: # 32 hexadecimal digits
     "The digest of what is known of a bank's clips, in the bank of this name."
     text = json.dumps([place.name, {key: value for key, value in known.items() if key != "digest"}], sort_keys=True)
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    return digest_of(text)
 
 # %% ../../nbs/1_data/75_bank.ipynb #541a8b56
 class DamagedBank(UserError):

@@ -14,7 +14,7 @@ import soxr
 
 from .channels import one_channel
 from .decoding import LOUDEST, BadClip, opened
-from .opening import Sound
+from .streams import Sound
 
 # %% ../../nbs/1_data/66_blocks.ipynb #817f588b
 BLOCK = 30.0 # seconds read at a time

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['sounds_by_name', 'find_by_name', 'find_here_or_by_name']
 
-# %% ../../nbs/1_data/21_byname.ipynb #4e4dc085
+# %% ../../nbs/1_data/21_byname.ipynb #a8f4009b
 from pathlib import Path
 
-from .finding import ABSENT, find_files, is_audio, path_key, printable, walk
+from .finding import ABSENT, find_files, is_audio, path_key, walk
+from ..names import few, printable
 
 # %% ../../nbs/1_data/21_byname.ipynb #b56c4d96
 def _without_suffix(path:str) -> str: # with '/'
@@ -34,7 +35,7 @@ def _ends_like(
     "Whether a path ends with the folders and the name that a table gives."
     return any(("/" + path_key(end)).endswith("/" + path_key(name)) for end in (path, _without_suffix(path)))
 
-# %% ../../nbs/1_data/21_byname.ipynb #8e413186
+# %% ../../nbs/1_data/21_byname.ipynb #3cac4304
 def find_by_name(
     names:list[str], # as a table writes them
     root:Path, # of the corpus
@@ -44,7 +45,7 @@ def find_by_name(
     for name in names:
         plain = name.replace("\\", "/").removeprefix("./")
         fitting = [path for path in index.get(path_key(plain.rpartition("/")[2]), []) if _ends_like(path, plain)]
-        several = f"{len(fitting)} files have this name ({', '.join(fitting[:3])}); write the folder before it"
+        several = f"{len(fitting)} files have this name ({few(fitting)}); write the folder before it"
         found.append((fitting[0], "") if len(fitting) == 1 else ("", several if fitting else ABSENT))
     return found
 

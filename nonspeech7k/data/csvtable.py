@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_csv']
 
-# %% ../../nbs/1_data/40_csvtable.ipynb #7d76a4b1
+# %% ../../nbs/1_data/40_csvtable.ipynb #4111e9fe
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +15,7 @@ from .manifest import MANIFEST, SEPARATOR, Corpus, Problem, classes_in, label_na
 from .naming import one_name, split_name
 from .rows import Rows, corpus_of_rows, files_of_rows, manifest_columns, reject_untrained
 from .tables import USUAL_HEADERS, map_columns, read_table, rows_where
+from ..names import few
 
 # %% ../../nbs/1_data/40_csvtable.ipynb #ccb35844
 def _reject_unlabelled(
@@ -60,7 +61,7 @@ def _split_in_path(
     "The innermost folder of a path that is called like a split, and which split that is."
     return next(((name, side) for name in reversed(path.split("/")[:-1]) if (side := split_name(name))), ("", ""))
 
-# %% ../../nbs/1_data/40_csvtable.ipynb #198d63fb
+# %% ../../nbs/1_data/40_csvtable.ipynb #ae0c1bdd
 def _splits_of_folders(
     rows:Rows, # of the table; takes a note
     files:list[str], # path of each row, '' where there is none
@@ -72,7 +73,7 @@ def _splits_of_folders(
     sides, names = {side for path, (_, side) in zip(files, found) if path}, sorted({name for name, _ in found} - {""})
     if "" in sides or "test" not in sides or len(sides) < 2: return split
     validation = "; validation counts as train, since folds take its part" * ("validation" in sides)
-    rows.notes.append(f"the split is that of the folders {', '.join(names[:5])}, since the table has none{validation}")
+    rows.notes.append(f"the split is that of the folders {few(names, 5)}, since the table has none{validation}")
     return [side.replace("validation", "train") for _, side in found]
 
 # %% ../../nbs/1_data/40_csvtable.ipynb #be54bf57

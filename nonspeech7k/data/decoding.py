@@ -19,8 +19,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from .chunks import sample_bytes
-from .opening import UNKNOWN, NeedsPyav, Sound, open_sound
+from .riff import sample_bytes
+from .streams import UNKNOWN, NeedsPyav, Sound, open_sound
 from ..files import UserError, digest
 from ..progress import progress
 
@@ -107,8 +107,8 @@ def read_sound(
     return open_and_read(path, lambda file: (
         read_samples(file, seconds), file.samplerate, file.frames / file.samplerate))
 
-# %% ../../nbs/1_data/65_decoding.ipynb #5bf6f099
-MARGIN = 0.25 # seconds read beyond the clip's end, for the resampler's filter
+# %% ../../nbs/1_data/65_decoding.ipynb #c7299b8c
+MARGIN = 0.25 # seconds read beyond a clip's end, and before its beginning, for the resampler's filter
 
 def _clip_waveform(file:Sound, rate:int, seconds:float) -> np.ndarray: # Hz → (samples,) float32
     "The beginning of an open file, mono, at the given rate and at most so long, (samples,) float32."

@@ -5,46 +5,42 @@
 # %% auto #0
 __all__ = ['class_doubts', 'classes_line']
 
-# %% ../../nbs/1_data/88_doubts.ipynb #3c435f07
+# %% ../../nbs/1_data/88_doubts.ipynb #77847b07
 import pandas as pd
 
-from .levels import PROBABLY
+from .folderlevels import PROBABLY
 from .manifest import Corpus, each_label
 from .naming import alike_group, alike_names, foreign_letters, no_class_name, split_name
+from ..names import few, shortened
 
-# %% ../../nbs/1_data/88_doubts.ipynb #baf891ae
-def _five(names:list[str], most:int=40) -> str: # in their order; letters of one
-    names = [name if len(name) <= most else name[:most - 1] + "…" for name in names]
-    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
-
-# %% ../../nbs/1_data/88_doubts.ipynb #6f5ef5ee
+# %% ../../nbs/1_data/88_doubts.ipynb #3d58e934
 def _counted_alike(
     names:list[str], # that may be meant to be one
     counts:dict[str, int], # name → clips
 ) -> str: # '01 (3) = 1 (4)'
     "Names with their clips, and what cannot be told apart by looking."
     parts = [f"{name[:40]} ({counts.get(name, 0):,}{', with the ' + foreign[:40] if (foreign := foreign_letters(name)) else ''})" for name in names]
-    return " = ".join(parts[:4]) + f" and {len(parts) - 4} more" * (len(parts) > 4)
+    return few(parts, 4, between=" = ")
 
-# %% ../../nbs/1_data/88_doubts.ipynb #cd3379a2
+# %% ../../nbs/1_data/88_doubts.ipynb #3f60d711
 def _alike_doubts(
     counts:dict[str, int], # label → clips
 ) -> list[str]:
     "Sentences about labels that may be meant to be one."
     alike = [_counted_alike(names, counts) for names in alike_names(counts)]
-    return [f"classes that may be one: {_five(alike, 300)}; give them one name, or rename what is to stay apart"] if alike else []
+    return [f"classes that may be one: {few(alike, 5, 300)}; give them one name, or rename what is to stay apart"] if alike else []
 
-# %% ../../nbs/1_data/88_doubts.ipynb #4a5eaf9d
+# %% ../../nbs/1_data/88_doubts.ipynb #bd6f6448
 def _group_doubts(
     clips:pd.DataFrame, # path and group
 ) -> list[str]:
     "Sentences about groups that may be meant to be one."
     counts = clips.loc[clips["group"] != clips["path"], "group"].value_counts()
     alike = [_counted_alike(names, counts.to_dict()) for names in alike_names(counts.index, alike_group)]
-    return [f"groups that may be one: {_five(alike, 300)}; write them alike if they are, since one on both sides of a split makes "
+    return [f"groups that may be one: {few(alike, 5, 300)}; write them alike if they are, since one on both sides of a split makes "
             "the score too good"] if alike else []
 
-# %% ../../nbs/1_data/88_doubts.ipynb #724ba76f
+# %% ../../nbs/1_data/88_doubts.ipynb #4847ce89
 def _odd_names(
     corpus:Corpus, # from class folders
     odd:list[str], # labels that are called as no class is
@@ -54,7 +50,7 @@ def _odd_names(
     levels = "/".join([*(corpus.above or ("skip",) * (corpus.level - 1)), "skip", "label"])
     way = (f"if the folders below them are the classes, set corpus.levels: {levels}, else rename them" if deeper else
            "rename them if they are classes, else sort the clips into folders of their classes, or name a table of their labels as corpus.table")
-    return f"classes that are called as no class is: {_five(odd)}; {way}"
+    return f"classes that are called as no class is: {few(odd, 5, 40)}; {way}"
 
 # %% ../../nbs/1_data/88_doubts.ipynb #c4e17a80
 def class_doubts(
@@ -68,11 +64,10 @@ def class_doubts(
     return [*wrong, *_alike_doubts({label: int(counts.get(label, 0)) for label in corpus.labels}),
             *([_odd_names(corpus, odd)] if odd else []), *_group_doubts(corpus.manifest)]
 
-# %% ../../nbs/1_data/88_doubts.ipynb #19eb3cfe
+# %% ../../nbs/1_data/88_doubts.ipynb #c8e4ec13
 def classes_line(
     counts:dict[str, int], # label → clips
 ) -> str: # 'classes: cough 24, laugh 12 and 3 more'
     "The classes with their counts, those with most clips first."
     order = sorted(counts, key=lambda label: (-counts[label], label))
-    shown = [f"{label if len(label) <= 40 else label[:39] + '…'} {counts[label]:,}" for label in order[:20]]
-    return f"classes: {', '.join(shown)}" + f" and {len(order) - 20} more" * (len(order) > 20) if counts else ""
+    return f"classes: {few([f'{shortened(label, 40)} {counts[label]:,}' for label in order], 20)}" if counts else ""

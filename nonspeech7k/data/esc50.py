@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['esc50_table', 'read_esc50']
 
-# %% ../../nbs/1_data/30_esc50.ipynb #e3ab29c3
+# %% ../../nbs/1_data/30_esc50.ipynb #438560b8
 import os
 from pathlib import Path
 
@@ -13,8 +13,9 @@ import numpy as np
 
 from .finding import corpus_root
 from .manifest import Corpus
+from .naming import plain_header
 from .rows import Rows, corpus_of_rows, files_of_rows, folds, labels_of_ids
-from .tables import Table, missing_column, plain_header, read_table, rename_columns, rows_where
+from .tables import Table, missing_column, read_table, rename_columns, rows_where
 from ..files import UserError
 
 # %% ../../nbs/1_data/30_esc50.ipynb #340f0212

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['AUDIO', 'SYSTEM_FOLDERS', 'ABSENT', 'NOT_A_FILE', 'MOST_LISTINGS', 'is_audio', 'why_closed', 'file_or_folder',
-           'printable', 'is_system_folder', 'walk', 'walk_sounds', 'sound_files', 'corpus_root', 'given_path',
-           'relative_path', 'path_key', 'FolderListing', 'folder_listing', 'Finder', 'find_file', 'find_files']
+           'is_system_folder', 'walk', 'walk_sounds', 'sound_files', 'corpus_root', 'given_path', 'relative_path',
+           'path_key', 'FolderListing', 'folder_listing', 'Finder', 'find_file', 'find_files']
 
-# %% ../../nbs/1_data/15_finding.ipynb #d540956d
+# %% ../../nbs/1_data/15_finding.ipynb #3fbe2bd8
 import errno
 import os
 import re
@@ -20,6 +20,7 @@ from .formats import SOUND_SUFFIXES
 from .manifest import Problem
 from .naming import one_name
 from ..files import UserError
+from ..names import few, printable
 from ..places import why_not_here
 
 # %% ../../nbs/1_data/15_finding.ipynb #c03f75e1
@@ -45,13 +46,6 @@ def file_or_folder(
     "What an entry is, or what it links to; neither for a link that nobody may follow."
     try: return entry.is_file(), entry.is_dir()
     except OSError: return False, False
-
-# %% ../../nbs/1_data/15_finding.ipynb #c15085c8
-def printable(
-    path:str, # as the system gives it
-) -> str: # with bytes that are no text spelled out
-    "A path that can be shown and written to a file."
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 # %% ../../nbs/1_data/15_finding.ipynb #555473fa
 SYSTEM_FOLDERS = frozenset(( # names of folders that hold nobody's recordings, in small letters
@@ -161,9 +155,9 @@ def path_key(
     stem, dot, suffix = path.rpartition(".")
     return one_name(stem + dot + suffix.lower() if dot else path)
 
-# %% ../../nbs/1_data/15_finding.ipynb #1b6c83ff
+# %% ../../nbs/1_data/15_finding.ipynb #9a21388c
 ABSENT = "missing file: there is none at this path" # what is wrong with a path that leads nowhere
-NOT_A_FILE = "a folder or a dead link stands where the file belongs; put the audio file there"
+NOT_A_FILE = "a folder, a dead link, a pipe or a device stands where the file belongs; put the audio file there"
 
 @dataclass(frozen=True)
 class FolderListing:
@@ -196,7 +190,7 @@ def folder_listing(
         if (key := path_key(name).casefold()) != name: spellings.setdefault(key, []).append(name)
     return FolderListing(names, spellings)
 
-# %% ../../nbs/1_data/15_finding.ipynb #1c6e465c
+# %% ../../nbs/1_data/15_finding.ipynb #aff7964b
 MOST_LISTINGS = 10_000 # folders that are remembered
 
 @dataclass(frozen=True)
@@ -225,7 +219,7 @@ class Finder:
         if name in listing.names: return f"{folder}{os.sep}{name}", ""
         alike = listing.alike(name)
         if len(alike) == 1: return f"{folder}{os.sep}{alike[0]}", ""
-        return "", f"{len(alike)} files have this name but for its spelling ({', '.join(alike[:3])}); rename them" if alike else listing.lost
+        return "", f"{len(alike)} files have this name but for its spelling ({few(alike)}); rename them" if alike else listing.lost
 
     def is_file(self,
         path:str, # as `find` gives it

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['class_counts', 'clip_faults', 'sound_facts', 'not_heard', 'facts_per_class', 'same_sounds', 'shifts']
 
-# %% ../../nbs/1_data/87_findings.ipynb #57e3b3ba
-from hashlib import blake2b
+# %% ../../nbs/1_data/87_findings.ipynb #d389328b
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from .fingerprints import ALIKE, CHANCE, from_text, near_duplicates, sets_of
 from .kept import keep_array, kept_array
 from .manifest import each_label
 from .measurements import CLIPPED, MEASUREMENTS, MOST, OFFSET
+from ..files import digest_of
 
 # %% ../../nbs/1_data/87_findings.ipynb #9ab2f613
 def class_counts(
@@ -139,13 +139,13 @@ def _rows_of_contents(
         if digest: rows.setdefault(digest, []).append(row)
     return rows
 
-# %% ../../nbs/1_data/87_findings.ipynb #36a6636e
+# %% ../../nbs/1_data/87_findings.ipynb #7c0759a4
 def _pairs_of_contents(
     digests:list[str], prints:list[str], # of the contents; their fingerprints, as text
     folder:str|Path|None, # where pairs are kept; None: nowhere
 ) -> pd.DataFrame: # of `near_duplicates`
     "The near duplicates among contents: compared now, or as an earlier audit of the same contents left them."
-    key = blake2b("\n".join([MEASUREMENTS, f"{ALIKE} {CHANCE}", *digests]).encode(), digest_size=12).hexdigest()
+    key = digest_of("\n".join([MEASUREMENTS, f"{ALIKE} {CHANCE}", *digests]), 12)
     place = Path(folder)/f"{key}.near.npy" if folder else None
     known = kept_array(place, 3) if place else None
     if known is None:

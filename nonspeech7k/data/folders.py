@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_folders']
 
-# %% ../../nbs/1_data/35_folders.ipynb #d13a49af
+# %% ../../nbs/1_data/35_folders.ipynb #05ac8048
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from .byname import find_here_or_by_name
-from .finding import NOT_A_FILE, corpus_root, given_path, is_audio, printable, walk
-from .levels import Levels, guess_levels, is_noise, noise_notes, read_levels
+from .finding import NOT_A_FILE, corpus_root, given_path, is_audio, walk
+from .folderlevels import Levels, guess_levels, is_noise, noise_notes, read_levels
 from .manifest import MANIFEST, Corpus, Problem, list_problems
 from .naming import fold_number, one_name, split_name
 from .rows import Rows, corpus_of_rows, files_of_rows, lower_texts, manifest_columns, of_another_machine, reject_untrained
 from .tables import USUAL_HEADERS, Table, map_columns, read_table, rows_where
 from ..files import UserError
+from ..names import printable
 
 # %% ../../nbs/1_data/35_folders.ipynb #cc3e4612
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .elements import check_elements
-from .pages import BESIDE
+from .containers import check_elements
+from .ogg import BESIDE
 from .spans import Spans, between_tags
 from ..files import optional
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TICK', 'stamp_of', 'index_of', 'write_index', 'read_index', 'remembered', 'file_digests', 'keep_array', 'kept_array']
 
-# %% ../../nbs/1_data/70_kept.ipynb #840b7948
+# %% ../../nbs/1_data/70_kept.ipynb #18dac286
 import json
 import os
 import time
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .decoding import BadClip, faults_returned, file_digest, for_each
-from ..files import UserError, plain_bytes, write_bytes, write_text
+from ..files import UserError, digest_of, read_regular, write_bytes, write_text
 
 # %% ../../nbs/1_data/70_kept.ipynb #bbc270ff
 TICK = 2_000_000_000 # ns, the coarsest step of a file system's clock
@@ -38,20 +38,20 @@ def _settled(
     "Whether every later change of the file will change its stamp."
     return max(stamp[1], stamp[2]) + TICK < now
 
-# %% ../../nbs/1_data/70_kept.ipynb #dc0a7c13
+# %% ../../nbs/1_data/70_kept.ipynb #1f2d0b04
 def index_of(
     paths:list[Path], # of all files of the index, in any order
     folder:str|Path, # where banks are kept
     kind:str, # what is noted of each file: 'digests'
 ) -> Path:
     "The index of this set of files."
-    text = "\n".join(sorted({os.path.abspath(path) for path in paths})).encode("utf-8", "surrogatepass")
-    return Path(folder)/f"{blake2b(text, digest_size=12).hexdigest()}.{kind}.json"
+    text = "\n".join(sorted({os.path.abspath(path) for path in paths}))
+    return Path(folder)/f"{digest_of(text, 12)}.{kind}.json"
 
-# %% ../../nbs/1_data/70_kept.ipynb #e1e415d7
+# %% ../../nbs/1_data/70_kept.ipynb #01d37d1d
 def _entries_digest(known:dict[str, list]) -> str: # 32 hexadecimal digits
     "The digest of an index's entries."
-    return blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return digest_of(json.dumps(known, sort_keys=True))
 
 def write_index(
     place:Path, # from `index_of`
@@ -61,12 +61,12 @@ def write_index(
     if os.access(place.parent, os.W_OK):
         write_text(place, json.dumps({"digest": _entries_digest(known), "files": known}) + "\n")
 
-# %% ../../nbs/1_data/70_kept.ipynb #d0aa3572
+# %% ../../nbs/1_data/70_kept.ipynb #4453783c
 def read_index(
     place:Path, # from `index_of`
 ) -> dict[str, list]: # of an absolute path: its stamp, and what is noted
     "What is known of the files: nothing, where the index is missing or damaged."
-    try: index = json.loads(plain_bytes(place)) # names may hold halves of characters
+    try: index = json.loads(read_regular(place)) # names may hold halves of characters
     except (UserError, ValueError, RecursionError): return {}
     whole = isinstance(index, dict) and isinstance(index.get("files"), dict)
     return index["files"] if whole and index.get("digest") == _entries_digest(index["files"]) else {}
@@ -123,14 +123,14 @@ def keep_array(
     np.save(file := BytesIO(), array)
     with suppress(UserError): write_bytes(place, file.getvalue() + _seal_of(place, file.getvalue()))
 
-# %% ../../nbs/1_data/70_kept.ipynb #22792eef
+# %% ../../nbs/1_data/70_kept.ipynb #0b7d4eec
 def kept_array(
     place:Path, # of an .npy file
     columns:int, # that the array must have
 ) -> np.ndarray|None: # (rows, columns); None: not there yet, or damaged
     "Numbers that an earlier run kept beside the banks; nothing is believed that does not match its digest."
     try:
-        content = plain_bytes(place)
+        content = read_regular(place)
         if content[-_SEAL:] != _seal_of(place, content[:-_SEAL]): return None
         known = np.load(BytesIO(content[:-_SEAL]), allow_pickle=False)
     except (UserError, ValueError, EOFError): return None

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAYOUTS', 'SETTINGS', 'read_corpus']
 
-# %% ../../nbs/1_data/50_layouts.ipynb #b79048e3
+# %% ../../nbs/1_data/50_layouts.ipynb #7ffbbf1d
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +15,12 @@ from .esc50 import esc50_table, read_esc50
 from .finding import corpus_root, is_audio, walk
 from .folders import read_folders
 from .manifest import Corpus
-from .naming import split_name
+from .naming import plain_header, split_name
 from .nonspeech7k import nonspeech7k_tables, read_nonspeech7k
-from .published import plain_header, published_table
+from .published import published_table
 from .tables import LABEL_HEADERS, PATH_HEADERS, is_table, plain_headers
 from ..files import UserError
+from ..names import few
 
 # %% ../../nbs/1_data/50_layouts.ipynb #3a50349d
 LAYOUTS = ("auto", "nonspeech7k", "esc50", "folders", "csv") # as recipes call them; 'auto' recognises the layout
@@ -54,7 +55,7 @@ def _tables_of_labels(root:Path) -> list[str]: # of the corpus; names
     path, label = (set(map(plain_header, headers)) for headers in (PATH_HEADERS, LABEL_HEADERS))
     return [name for name in names if (header := plain_headers(root/name)) and header & path and header & label]
 
-# %% ../../nbs/1_data/50_layouts.ipynb #6fa5ef84
+# %% ../../nbs/1_data/50_layouts.ipynb #c8cef975
 def _table_beside(
     root:Path, # of the corpus
 ) -> str: # its name; '' where there is none
@@ -62,7 +63,7 @@ def _table_beside(
     found = _tables_of_labels(root)
     usual = [name for stem in ("labels", "metadata") for name in found if Path(name).stem.lower() == stem]
     if len(found) > 1 and len(usual) != 1:
-        raise UserError(f"{root}: more than one table may say the labels ({', '.join((usual or found)[:5])}); name one as corpus.table")
+        raise UserError(f"{root}: more than one table may say the labels ({few(usual or found, 5)}); name one as corpus.table")
     return (usual or found or [""])[0]
 
 # %% ../../nbs/1_data/50_layouts.ipynb #bcb29cf2
@@ -99,7 +100,7 @@ def _recognise_layout(
 # %% ../../nbs/1_data/50_layouts.ipynb #d6dcddae
 _FILES, _LABELS = ({plain_header(header) for header in headers} for headers in (PATH_HEADERS, LABEL_HEADERS))
 
-# %% ../../nbs/1_data/50_layouts.ipynb #e0b1b741
+# %% ../../nbs/1_data/50_layouts.ipynb #5fd9c6d1
 def _unread_tables(
     root:Path, # of a corpus in class folders
     classes:int, # how many its folders have
@@ -109,7 +110,7 @@ def _unread_tables(
               and path.lower() not in ("labels.csv", "labels.tsv")]
     found = [path for path in tables[:20] if (known := plain_headers(root/path)) and known & _FILES and (known & _LABELS or classes < 2)]
     if not found: return []
-    first = f"{', '.join(found[:3])}: {'has' if len(found) == 1 else 'have'} a column of files"
+    first = f"{few(found)}: {'has' if len(found) == 1 else 'have'} a column of files"
     return [f"{first}, and {'was' if len(found) == 1 else 'were'} not read; name the table as corpus.table if it says the classes"]
 
 # %% ../../nbs/1_data/50_layouts.ipynb #4ed258ec

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['MOST_OPENED', 'sound_suffix', 'left_out', 'left_out_sentences', 'left_out_line', 'passed_by']
 
-# %% ../../nbs/1_data/16_leftout.ipynb #0d3e2eb6
+# %% ../../nbs/1_data/16_leftout.ipynb #e7a81b76
 import os
 from collections import Counter
 from pathlib import Path, PurePath
 
-from .finding import file_or_folder, is_audio, is_system_folder, printable, walk, walk_sounds
+from .finding import file_or_folder, is_audio, is_system_folder, walk, walk_sounds
 from .formats import HEADERLESS, NEEDS_PYAV, NO_SOUND, why_not
+from ..names import few, printable
 
 # %% ../../nbs/1_data/16_leftout.ipynb #93c51ad0
 _SOUND_BEGINNINGS = ( # of files: where, bytes, suffix
@@ -121,19 +122,19 @@ def left_out(
             "passed": _sounds_passed_by(root, passed), "folders": _empty_folders(root, files, taken, level),
             "no_files": {printable(path): what for path, is_file in found if not is_file and path not in taken and (what := _no_file(root/path))}}
 
-# %% ../../nbs/1_data/16_leftout.ipynb #ef31a11e
+# %% ../../nbs/1_data/16_leftout.ipynb #f7d8b19d
 def _counted(counts:dict[str, int]) -> str: # suffix → files
     "'12 .raw and 3 .gsm files'."
     parts = [f"{count:,} {suffix}" if suffix != "(none)" else f"{count:,} without a suffix" for suffix, count in counts.items()]
-    few = parts if len(parts) <= 6 else [*parts[:5], f"{sum(list(counts.values())[5:]):,} others"]
-    return ", ".join(few[:-1]) + " and " * (len(few) > 1) + few[-1] + (" file" if sum(counts.values()) == 1 else " files")
+    named = parts if len(parts) <= 6 else [*parts[:5], f"{sum(list(counts.values())[5:]):,} others"]
+    return ", ".join(named[:-1]) + " and " * (len(named) > 1) + named[-1] + (" file" if sum(counts.values()) == 1 else " files")
 
 # %% ../../nbs/1_data/16_leftout.ipynb #f949919b
 def _maybe_sound(counts:dict[str, int]) -> bool: # suffix → files
     "Whether any of some files may be sound."
     return any(suffix not in NO_SOUND for suffix in counts)
 
-# %% ../../nbs/1_data/16_leftout.ipynb #3ca843b7
+# %% ../../nbs/1_data/16_leftout.ipynb #03afc810
 def _folder_sentences(
     folders:dict[str, dict[str, int]], # folder → suffix → files
 ) -> list[str]:
@@ -142,14 +143,14 @@ def _folder_sentences(
     odd = [f"{name} ({_counted(counts)})" for name, counts in folders.items() if _maybe_sound(counts) and not any(map(is_audio, counts))]
     sentences = []
     if odd:
-        sentences.append(f"no class is made of {'the folder' if len(odd) == 1 else 'the folders'} {', '.join(odd[:5])}"
-                         + f" and {len(odd) - 5} more" * (len(odd) > 5) + ", where nothing is called like sound; convert the files to WAV")
+        sentences.append(f"no class is made of {'the folder' if len(odd) == 1 else 'the folders'} {few(odd, 5)}"
+                         ", where nothing is called like sound; convert the files to WAV")
     if empty:
-        sentences.append(f"no class is made of {'the empty folder' if len(empty) == 1 else 'the empty folders'} {', '.join(empty[:5])}"
-                         + f" and {len(empty) - 5} more" * (len(empty) > 5) + "; put recordings there, or remove it")
+        sentences.append(f"no class is made of {'the empty folder' if len(empty) == 1 else 'the empty folders'} {few(empty, 5)}"
+                         "; put recordings there, or remove it")
     return sentences
 
-# %% ../../nbs/1_data/16_leftout.ipynb #2f5a1f2b
+# %% ../../nbs/1_data/16_leftout.ipynb #2fa9a4c8
 def _no_file_sentences(
     found:dict[str, str], # path → what it is
 ) -> list[str]:
@@ -157,10 +158,10 @@ def _no_file_sentences(
     kinds = {}
     for path, what in found.items(): kinds.setdefault(what, []).append(path)
     return [f"{what} is left out: {paths[0]}; mend or remove it" if len(paths) == 1 else
-            f"{len(paths):,} times {what} is left out: {', '.join(paths[:3])}{f' and {len(paths) - 3} more' * (len(paths) > 3)}; mend or remove them"
+            f"{len(paths):,} times {what} is left out: {few(paths)}; mend or remove them"
             for what, paths in kinds.items()]
 
-# %% ../../nbs/1_data/16_leftout.ipynb #bd9d37e1
+# %% ../../nbs/1_data/16_leftout.ipynb #9c85624a
 def left_out_sentences(
     found:dict, # of `left_out`
     classes:bool=True, # whether folders are classes
@@ -173,9 +174,9 @@ def left_out_sentences(
     if found["headerless"]:
         sentences.append(f"{_counted(found['headerless'])} left out: samples without a header that says their rate; convert them to WAV")
     if wrong:
-        few = ", ".join(f"{path} ({suffix})" for path, suffix in list(wrong.items())[:3]) + f" and {len(wrong) - 3} more" * (len(wrong) > 3)
+        first = few(f"{path} ({suffix})" for path, suffix in wrong.items())
         sentences.append(f"{len(wrong):,} {'file' if len(wrong) == 1 else 'files'} left out that {'begins' if len(wrong) == 1 else 'begin'} "
-                         f"as sound does and {'is' if len(wrong) == 1 else 'are'} not called so: {few}; give the suffix")
+                         f"as sound does and {'is' if len(wrong) == 1 else 'are'} not called so: {first}; give the suffix")
     return sentences + _no_file_sentences(found.get("no_files", {})) + (_folder_sentences(found["folders"]) if classes else [])
 
 # %% ../../nbs/1_data/16_leftout.ipynb #53d8c23e

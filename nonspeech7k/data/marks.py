@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WHOLE', 'PART', 'OTHER', 'Marks', 'find_marks', 'seconds_in', 'file_length', 'what_rows_mean']
 
-# %% ../../nbs/1_data/19_marks.ipynb #57170884
+# %% ../../nbs/1_data/19_marks.ipynb #9fdfb0b3
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .published import plain_header, published
+from .naming import plain_header
+from .published import published
 
 # %% ../../nbs/1_data/19_marks.ipynb #96ca77b3
 _UNIT = r"(?:in)?(s|secs?|seconds?|ms|msecs?|milliseconds?|samples?)?"

@@ -19,7 +19,7 @@ from .decoding import BadClip, file_digest, open_and_read, read_samples
 from .fingerprints import LONGEST, fingerprint, hann, to_text
 from .kept import index_of, read_index, remembered, write_index
 from .manifest import Corpus, paths
-from .opening import Sound
+from .streams import Sound
 
 # %% ../../nbs/1_data/85_measurements.ipynb #87078127
 def _decibels(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['nonspeech7k_tables', 'read_nonspeech7k']
 
-# %% ../../nbs/1_data/25_nonspeech7k.ipynb #b2f00290
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #8ad424a1
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -14,9 +14,11 @@ import pandas as pd
 
 from .finding import NOT_A_FILE, corpus_root, given_path, is_audio, path_key, relative_path, walk
 from .manifest import MANIFEST, Corpus, Problem
+from .naming import plain_header
 from .rows import Rows, corpus_of_rows, durations, labels_of_ids, reject_absent, reject_duplicates, reject_untrained
-from .tables import Table, missing_column, plain_header, plain_headers, read_table, rename_columns, rows_where
+from .tables import Table, missing_column, plain_headers, read_table, rename_columns, rows_where
 from ..files import UserError
+from ..names import few
 
 # %% ../../nbs/1_data/25_nonspeech7k.ipynb #69d092f7
 def _split_in_name(
@@ -175,7 +177,7 @@ def _on_the_side_of(
     return ([path for path, side in zip(files, sides) if side == split]
             or [path for path, side in zip(files, sides) if not side])
 
-# %% ../../nbs/1_data/25_nonspeech7k.ipynb #65b82509
+# %% ../../nbs/1_data/25_nonspeech7k.ipynb #d48ff2c3
 def _choose_file(
     places:list[tuple[str, bool]], # from the index: path, and whether it is a file
     split:str, # '' where any will do
@@ -185,8 +187,7 @@ def _choose_file(
     fitting = _on_the_side_of(split, files)
     if len(fitting) == 1: return fitting[0], ""
     if fitting:
-        few = ", ".join(fitting[:3])
-        return "", (f"{len(fitting)} files have this name ({few}); "
+        return "", (f"{len(fitting)} files have this name ({few(fitting)}); "
                     f"keep one, or name the folder as corpus.{split or 'train'}_audio")
     if files: return "", f"missing file: none of this name for {split}, only {files[0]}"
     return "", NOT_A_FILE if places else "missing file: no audio file of this name"

@@ -17,7 +17,7 @@ from .choice import USUAL, Choice, hear
 from .decoding import BadClip, quantise, restore
 from ..files import UserError
 
-# %% ../../nbs/1_data/78_reading.ipynb #11cf72f2
+# %% ../../nbs/1_data/78_reading.ipynb #c919ae92
 def find_sounds(
     places:list[str|Path], # sound files, and folders to be searched
     tell:Callable[[str], None]=lambda sentence: None, # takes a sentence on what a folder holds that may be sound and is not taken
@@ -25,16 +25,16 @@ def find_sounds(
     "The sound files meant by files and folders; raises `UserError` where a place is missing or holds none."
     files = []
     for place in map(Path, places):
-        if not place.exists(): raise UserError(f"{place}: {'a link that leads nowhere' if place.is_symlink() else 'no such file or folder'}")
+        if not place.exists(): raise UserError(f"{place}: {'a link that leads nowhere' if place.is_symlink() else 'no such file or folder'}; correct the path")
         files += _sounds_of_folder(place, tell) if place.is_dir() else [place]
     return files
 
-# %% ../../nbs/1_data/78_reading.ipynb #478d42f3
+# %% ../../nbs/1_data/78_reading.ipynb #8199b37a
 def _sounds_of_folder(folder:Path, tell:Callable[[str], None]) -> list[Path]:
     from nonspeech7k.data.finding import sound_files  # comes with pandas, slow to import for a single file
     from nonspeech7k.data.leftout import passed_by
     files, passed = sound_files(folder), passed_by(folder)
-    if not files: raise UserError(passed or f"{folder}: holds no sound files (.wav, .flac, .mp3, …)")
+    if not files: raise UserError(passed or f"{folder}: holds no sound files (.wav, .flac, .mp3, …); name another")
     if passed: tell(passed)
     return files
 

@@ -7,7 +7,7 @@ __all__ = ['MOST_FOLDS', 'Rows', 'reject_duplicates', 'whole_numbers', 'with_poi
            'labels_of_ids', 'reject_untrained', 'of_another_machine', 'reject_absent', 'reject_parts', 'files_of_rows',
            'lower_texts', 'durations_of_files', 'manifest_columns', 'corpus_of_rows']
 
-# %% ../../nbs/1_data/22_rows.ipynb #c95ed98b
+# %% ../../nbs/1_data/22_rows.ipynb #d3386d70
 import os
 import re
 from collections import Counter
@@ -22,8 +22,9 @@ from numpy.typing import ArrayLike
 from .byname import find_here_or_by_name
 from .manifest import MANIFEST, MOST, SEPARATOR, Corpus, Problem, classes_in, each_label, list_problems
 from .marks import OTHER, PART, Marks, file_length, find_marks, what_rows_mean
-from .naming import one_name, one_spelling, split_name
-from .tables import Table, plain_header
+from .naming import one_name, one_spelling, plain_header, split_name
+from .tables import Table
+from ..names import few
 from ..places import why_not_here
 
 # %% ../../nbs/1_data/22_rows.ipynb #92b0caad
@@ -178,15 +179,15 @@ def folds(
     rows.reject(wrong, column, lambda row: f"{not_a('fold', text[row])}; write 1, 2, 3, …")
     return numbers.fillna(0).to_numpy(int)
 
-# %% ../../nbs/1_data/22_rows.ipynb #e0a1e901
+# %% ../../nbs/1_data/22_rows.ipynb #386a00ae
 def _fold_note(
     known:dict[str, int], # cell → number
     name:str, # of the table
 ) -> list[str]: # one sentence, or none where the numbers stand in the names
     "How folds were numbered."
     if all(str(number) == (re.findall(r"[1-9]\d*", cell) or [""])[-1] for cell, number in known.items()): return []
-    few = ", ".join(f"'{cell[:40]}' as {number}" for cell, number in list(known.items())[:12]) + f" and {len(known) - 12} more" * (len(known) > 12)
-    return [f"{name}: folds are numbered from 1: {few}; leave the cell empty where a clip has no fold"]
+    first = few((f"'{cell[:40]}' as {number}" for cell, number in known.items()), 12)
+    return [f"{name}: folds are numbered from 1: {first}; leave the cell empty where a clip has no fold"]
 
 # %% ../../nbs/1_data/22_rows.ipynb #9d5374f4
 def _majority_names(
@@ -392,7 +393,7 @@ def _good_part(
     if np.ndim(column) == 0: return column
     return np.asarray(column[good]) if hasattr(column, "dtype") else list(compress(column, good))
 
-# %% ../../nbs/1_data/22_rows.ipynb #d7f1d93d
+# %% ../../nbs/1_data/22_rows.ipynb #33855ede
 def _one_group(
     manifest:pd.DataFrame, # of the good rows; changed in place
 ) -> list[str]: # notes
@@ -401,8 +402,8 @@ def _one_group(
     other = one_spelling(manifest.loc[named, "group"])
     if not other: return []
     manifest.loc[named, "group"] = manifest.loc[named, "group"].map(lambda name: other.get(name, name))
-    few = ", ".join(f"'{name}' as '{kept}'" for name, kept in list(other.items())[:5]) + f" and {len(other) - 5} more" * (len(other) > 5)
-    return [f"groups that differ in capitals alone are read as one: {few}; write them alike, or apart if they are two"]
+    first = few((f"'{name}' as '{kept}'" for name, kept in other.items()), 5)
+    return [f"groups that differ in capitals alone are read as one: {first}; write them alike, or apart if they are two"]
 
 # %% ../../nbs/1_data/22_rows.ipynb #e0a735d4
 def corpus_of_rows(

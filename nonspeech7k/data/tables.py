@@ -7,7 +7,7 @@ __all__ = ['KNOWN', 'MOST_COLUMNS', 'MOST_OF_TABLE', 'USUAL_HEADERS', 'PATH_HEAD
            'read_table', 'missing_column', 'plain_headers', 'rename_columns', 'rows_where', 'map_columns', 'is_table',
            'table_paths']
 
-# %% ../../nbs/1_data/20_tables.ipynb #16fd7a6d
+# %% ../../nbs/1_data/20_tables.ipynb #23be711d
 import csv
 import os
 from array import array
@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .csvtext import CsvRows, csv_separator, open_rows, refuse_no_file
+from .csvtext import CsvRows, csv_separator, open_rows, open_table
 from .finding import Finder, find_file, is_audio, relative_path
 from .manifest import MANIFEST, MOST, Problem, list_problems
 from .marks import find_marks
-from .naming import one_name
-from .published import Published, even_cells, plain_header, published
+from .naming import one_name, plain_header
+from .published import Published, even_cells, published
 from ..files import UserError
+from ..names import few, shortened
 
 # %% ../../nbs/1_data/20_tables.ipynb #9fb6041f
 KNOWN = 65_536 # different texts that a column remembers
@@ -64,12 +65,7 @@ def _spoiled(cell:str) -> bool:
     "Whether some bytes of a cell are not in the table's encoding."
     return not cell.isascii() and any("\udc80" <= letter <= "\udcff" for letter in cell)
 
-# %% ../../nbs/1_data/20_tables.ipynb #21be3427
-def _shown(cell:str) -> str: # at most 80 characters
-    "A cell in a message, with bytes that are no text spelled out."
-    return cell[:80].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + "…" * (len(cell) > 80)
-
-# %% ../../nbs/1_data/20_tables.ipynb #5eab9027
+# %% ../../nbs/1_data/20_tables.ipynb #5471c0e5
 def _header_names(
     cells:list[str], # of the header
     name:str, # of the table
@@ -80,13 +76,13 @@ def _header_names(
     if len(header) > MOST_COLUMNS:
         raise UserError(f"{name}: the header has {len(header):,} columns; keep the {MOST_COLUMNS:,} that are needed, or fewer")
     if spoiled := [column for column in header if _spoiled(column)]:
-        raise UserError(f"{name}: the header '{_shown(spoiled[0])}' is not UTF-8; save the table as UTF-8")
+        raise UserError(f"{name}: the header '{shortened(spoiled[0], 80)}' is not UTF-8; save the table as UTF-8")
     for column, count in Counter(header).items():
         if column and count > 1:
-            raise UserError(f"{name}: the header has '{_shown(column)}' {count} times; rename one of them")
+            raise UserError(f"{name}: the header has '{shortened(column, 80)}' {count} times; rename one of them")
     return header
 
-# %% ../../nbs/1_data/20_tables.ipynb #c011fd30
+# %% ../../nbs/1_data/20_tables.ipynb #ad08e93c
 def _text_rows(
     rows:Iterator[tuple[int, list[str]]], # line and cells, below the header
     header:list[str], # of the table
@@ -96,7 +92,7 @@ def _text_rows(
     for line, cells in rows:
         wrong = next((place for place, cell in enumerate(cells) if _spoiled(cell)), None)
         if wrong is None: yield line, cells
-        else: spoiled.append((line, header[wrong] if wrong < len(header) else "", _shown(cells[wrong])))
+        else: spoiled.append((line, header[wrong] if wrong < len(header) else "", shortened(cells[wrong], 80)))
 
 # %% ../../nbs/1_data/20_tables.ipynb #42914daa
 def _table_of_rows(
@@ -139,15 +135,15 @@ def read_table(
         problems = [Problem(name, None, None, "there is no header" if table is None else "there is no row below the header")]
     return table, problems
 
-# %% ../../nbs/1_data/20_tables.ipynb #a085571f
+# %% ../../nbs/1_data/20_tables.ipynb #46d154a7
 def _no_header(
     table:Table, # that lacks a column
 ) -> str: # '' where its first line is a header
     "What stands in the place of a header: a comment, or the first row."
     first = list(table.headers.values())
-    if first and first[0].startswith("#"): return f"the first line is a comment ('{_shown(first[0])}'); remove such lines, and the # before the header"
+    if first and first[0].startswith("#"): return f"the first line is a comment ('{shortened(first[0], 80)}'); remove such lines, and the # before the header"
     file = next((cell for cell in first if is_audio(cell)), "")
-    return file and f"there is no header: its first line holds '{_shown(file)}', which is a file; write the names of the columns above it"
+    return file and f"there is no header: its first line holds '{shortened(file, 80)}', which is a file; write the names of the columns above it"
 
 def missing_column(
     table:Table, # that lacks it
@@ -157,17 +153,16 @@ def missing_column(
     "The error of a missing column."
     known = list(table.headers.values())
     if why := _no_header(table): return UserError(f"{table.name}: {why}")
-    found = ", ".join(f"'{_shown(column)}'" for column in known[:20]) + f" and {len(known) - 20} more" * (len(known) > 20)
+    found = few((f"'{shortened(column, 80)}'" for column in known), 20)
     return UserError(f"{table.name}: the column '{header}' is missing (found: {found}); {way_out}")
 
-# %% ../../nbs/1_data/20_tables.ipynb #9a137896
+# %% ../../nbs/1_data/20_tables.ipynb #d8e9bde0
 def plain_headers(
     path:Path, # of a CSV
 ) -> set[str]|None: # None where there are none
     "What the header of a CSV has, as `plain_header` spells it, without reading the rest."
     try:
-        refuse_no_file(path, "")
-        with open(path, "rb") as file: start = file.read(1 << 16)
+        with open_table(path, "") as file: start = file.read(1 << 16)
         wide = start.startswith((b"\xff\xfe", b"\xfe\xff"))
         text = start.decode("utf-16" if wide else "utf-8-sig", "replace")
         if "\0" in text: return None
@@ -203,7 +198,7 @@ def _compared(
     "The texts as they are compared: names in one spelling, without capitals."
     return column.map({text: one_name(text).casefold() for text in column.unique()}).astype(object)
 
-# %% ../../nbs/1_data/20_tables.ipynb #708d7d0c
+# %% ../../nbs/1_data/20_tables.ipynb #a783c149
 def _rows_with(
     tables:list[Table], # of one corpus
     wanted:str, # column
@@ -213,7 +208,7 @@ def _rows_with(
     texts = [table.frame[_wanted_column(table, wanted)] for table in tables]
     kept = [replace(table, frame=table.frame[_compared(text).isin(values)]) for table, text in zip(tables, texts)]
     if any(map(len, texts)) and not any(len(table.frame) for table in kept):
-        names, seen = ", ".join(table.name for table in tables), ", ".join(map(_shown, sorted(set().union(*texts))[:10]))
+        names, seen = ", ".join(table.name for table in tables), ", ".join(shortened(one, 80) for one in sorted(set().union(*texts))[:10])
         raise UserError(f"{names}: no row has {' or '.join(sorted(values))} in '{wanted}' "
                         f"(there are: {seen}); correct corpus.where")
     return kept
@@ -276,7 +271,7 @@ def _keep_group(
     name = f"table_{header}" if header in table.frame else header
     return replace(table, frame=table.frame.assign(**{name: table.frame["group"]}))
 
-# %% ../../nbs/1_data/20_tables.ipynb #6a894fd9
+# %% ../../nbs/1_data/20_tables.ipynb #67be71bd
 def _refuse_two_labels(
     table:Table, # as read
     chosen:str, # the header that is taken for the label
@@ -290,8 +285,8 @@ def _refuse_two_labels(
         if not len(torn): continue
         name = torn[chosen].iloc[0]
         one, two = torn[other][torn[chosen] == name].iloc[:2]
-        raise UserError(f"{table.name}: '{_shown(chosen)}' and '{_shown(other)}' may both be the label, and do not agree: where the first is "
-                        f"'{_shown(name)}', the second is '{_shown(one)}' and '{_shown(two)}'; say which it is as corpus.columns.label")
+        raise UserError(f"{table.name}: '{shortened(chosen, 80)}' and '{shortened(other, 80)}' may both be the label, and do not agree: where the first is "
+                        f"'{shortened(name, 80)}', the second is '{shortened(one, 80)}' and '{shortened(two, 80)}'; say which it is as corpus.columns.label")
 
 # %% ../../nbs/1_data/20_tables.ipynb #adb824e1
 def _missing_part(
@@ -354,7 +349,7 @@ def _path_column(
     if found is None: raise missing_column(table, "path")
     return header.index(found)
 
-# %% ../../nbs/1_data/20_tables.ipynb #15fb22ff
+# %% ../../nbs/1_data/20_tables.ipynb #dc654344
 def _path_of_row(
     cells:list[str], # of the row
     line:int, # in the table
@@ -368,7 +363,7 @@ def _path_of_row(
     if any(cells[len(header):]):
         raise UserError(f"{name}, line {line}: {len(cells)} cells, but the header has {len(header)}; "
                         "put quotes around a cell with a separator in it")
-    if _spoiled(path): raise UserError(f"{name}, line {line}, column '{header[column]}': '{_shown(path)}' is not UTF-8; save the table as UTF-8")
+    if _spoiled(path): raise UserError(f"{name}, line {line}, column '{header[column]}': '{shortened(path, 80)}' is not UTF-8; save the table as UTF-8")
     return path
 
 # %% ../../nbs/1_data/20_tables.ipynb #5b2276db

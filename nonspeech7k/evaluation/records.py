@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['Share', 'Number', 'Seconds', 'Count', 'Words', 'STAGE_FILES', 'Labels', 'Interval', 'Record', 'StageRecord',
-           'validated', 'read_stages', 'digest_of', 'noted_files', 'run_bytes', 'AuditRecord', 'read_audit',
-           'EpochRecord', 'HistoryRecord', 'read_history', 'read_histories', 'EnvironmentRecord', 'write_environment',
+           'checked_record', 'read_stages', 'noted_files', 'run_bytes', 'AuditRecord', 'read_audit', 'EpochRecord',
+           'HistoryRecord', 'read_history', 'read_histories', 'EnvironmentRecord', 'write_environment',
            'read_environment', 'SpreadRecord', 'ClassRecord', 'ScoresRecord', 'JudgedRecord', 'TestRecord',
            'FoldRecord', 'FoldsRecord', 'StudyRecord', 'CalibrationRecord', 'SeedsRecord', 'MetricsRecord',
            'read_metrics']
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #c46155e4
-import hashlib
+# %% ../../nbs/5_evaluation/12_records.ipynb #b6a403ec
 import json
 import os
 from collections import Counter
@@ -21,7 +20,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from ..files import UserError, json_value, plain_bytes, write_json
+from ..files import UserError, digest_of, json_value, read_regular, write_json
+from ..names import shortened
 
 # %% ../../nbs/5_evaluation/12_records.ipynb #e41237b9
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -46,10 +46,10 @@ class StageRecord(Record):
     made_of:dict[Words, str|dict[str, str]|None]|None = None # digests of what it read
     stamp:Words|None = None # a digest of all of these, and of the stages before
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #9e1f8381
+# %% ../../nbs/5_evaluation/12_records.ipynb #73644323
 _adapter = lru_cache(TypeAdapter)
 
-def validated(
+def checked_record(
     path:str|Path, # of the file, for the message
     form:type, # a `Record`, or a dict or list of them
     value:object, # what was read
@@ -61,11 +61,11 @@ def validated(
         first = error.errors(include_url=False, include_input=False)[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "too deep"}
         where = ".".join(map(str, first["loc"]))[:100]
         said = first["msg"].removeprefix("Value error, ")
-        what = ascii(f"{where}: {said}" if where else said)[1:-1][:250]
+        what = shortened(f"{where}: {said}" if where else said, 250)
         raise UserError(f"{path}: is not what a run writes ({what}); {way_out}") from error
     return value
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #e2be360f
+# %% ../../nbs/5_evaluation/12_records.ipynb #7ffc5870
 STAGE_FILES = { # that a later stage, a page or a comparison reads again
     "1_eda": ("manifest.csv", "audit.json"), "2_features": ("features.csv",), "3_training": ("training.json",),
     "4_evaluation": ("predictions.csv", "metrics.json")}
@@ -76,33 +76,28 @@ def read_stages(
     "What is known of each stage; raises `UserError` where stages.json is damaged."
     path = folder/"stages.json"
     if not os.path.exists(path): return {}
-    try: found = json_value(plain_bytes(path, 2**24))
+    try: found = json_value(read_regular(path, 2**24))
     except ValueError as error: raise UserError(f"{path}: not valid JSON ({error}); delete it, and the run begins again") from error
-    known = validated(path, dict[Words, StageRecord], found, "delete it, and the run begins again")
+    known = checked_record(path, dict[Words, StageRecord], found, "delete it, and the run begins again")
     if odd := sorted(set(known) - set(STAGE_FILES)):
         raise UserError(f"{path}: {odd[0][:50]!a} is no stage; delete it, and the run begins again")
     return known
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #56ade122
-def digest_of(content:bytes) -> str: # 32 hexadecimal digits
-    "The digest of a file's content, as `files.digest` makes it."
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-# %% ../../nbs/5_evaluation/12_records.ipynb #ee2a0773
+# %% ../../nbs/5_evaluation/12_records.ipynb #b17b441c
 def noted_files(
     folder:Path, # of a run
     names:list[str], # in it; those that are not there are passed over
 ) -> dict[str, str]: # name → digest
     "What a stage notes of the files that it wrote."
-    return {name: digest_of(plain_bytes(folder/name)) for name in names if (folder/name).exists()}
+    return {name: digest_of(read_regular(folder/name)) for name in names if (folder/name).exists()}
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #20756f91
+# %% ../../nbs/5_evaluation/12_records.ipynb #1591939d
 def run_bytes(
     folder:Path, # of a run
     name:str, # of a file in it
 ) -> bytes:
     "A file as its stage wrote it; raises `UserError` where it is missing or another."
-    content = plain_bytes(folder/name)
+    content = read_regular(folder/name)
     for stage, record in read_stages(folder).items():
         known = (record.get("files") or {}).get(name)
         if record["finished"] and known and known != digest_of(content):
@@ -133,13 +128,13 @@ class AuditRecord(Record):
         if twice: raise ValueError(f"the class {twice[0][:50]!r} stands twice")
         return labels
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #d09d0695
+# %% ../../nbs/5_evaluation/12_records.ipynb #0d4fb602
 def _read(folder:Path, name:str, form:type): # plain data
     "A JSON file of a run, as its stage wrote it and in its form."
     content = run_bytes(folder, name)
     try: value = json_value(content)
     except ValueError as error: raise UserError(f"{folder/name}: not valid JSON ({error}); delete it and run again") from error
-    return validated(folder/name, form, value)
+    return checked_record(folder/name, form, value)
 
 # %% ../../nbs/5_evaluation/12_records.ipynb #f966dd83
 def read_audit(
@@ -171,14 +166,14 @@ class HistoryRecord(BaseModel):
         if [record.epoch for record in history] != list(range(1, len(history) + 1)): raise ValueError("epochs are missing or out of order")
         return history
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #82ebe22d
+# %% ../../nbs/5_evaluation/12_records.ipynb #c022008f
 def read_history(
     path:Path, # of the file
 ) -> dict: # 'history', 'seconds'
     "What a fit that was trained on its own left."
-    return validated(path, HistoryRecord, _read(path.parent, path.name, dict))
+    return checked_record(path, HistoryRecord, _read(path.parent, path.name, dict))
 
-# %% ../../nbs/5_evaluation/12_records.ipynb #ecf8bd55
+# %% ../../nbs/5_evaluation/12_records.ipynb #a726bea3
 def read_histories(
     folder:Path, # of a run
 ) -> dict[str, list[dict]]: # of each fit, by its name
@@ -187,7 +182,7 @@ def read_histories(
     for name, history in found.items():
         if name != "final" and not (name.startswith("fold ") and name[5:].isdigit() and len(name) < 12):
             raise UserError(f"{path}: {name[:50]!a} is no fit; delete it and run again")
-        validated(path, HistoryRecord, {"history": history, "seconds": 0.0})
+        checked_record(path, HistoryRecord, {"history": history, "seconds": 0.0})
     return found
 
 # %% ../../nbs/5_evaluation/12_records.ipynb #edfc20cd

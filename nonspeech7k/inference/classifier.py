@@ -7,7 +7,7 @@ __all__ = ['WITH_WEIGHTS', 'PIECE', 'PLACES', 'Configured', 'has_segments', 'Cla
            'mean_logits', 'Ensemble', 'ensemble', 'Prepared', 'for_inference', 'save_classifier', 'load_classifier',
            'predict', 'embed_files', 'read_waveforms']
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #2a1bb187
+# %% ../../nbs/6_inference/10_classifier.ipynb #4ab98d5e
 import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn.functional import logsigmoid
 
-from ..configuration import FORMAT, least_numbers, read_configuration, shortened
+from ..configuration import FORMAT, least_numbers, read_configuration
 from ..data.choice import Choice, choice_of
 from ..data.decoding import BadClip
 from ..data.excerpts import listen, takes_long
@@ -34,6 +34,7 @@ from ..models.folding import fold_batch_norms
 from ..models.kernels import accelerate, choose_kernels, kernels_status
 from ..models.registry import build_network
 from ..models.weights import WAY_OUT, count_numbers, opened_weights, read_arrays
+from ..names import shortened
 from ..native import available
 from ..parts import Network
 from ..training.devices import autocast, keep_memory, precision

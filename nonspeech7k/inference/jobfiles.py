@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'FOLDERS', 'JobFile', 'read_job', 'write_job', 'part_file', 'check_folders', 'part_rows', 'read_part',
            'parquet_bytes']
 
-# %% ../../nbs/6_inference/13_jobfiles.ipynb #c2e3916b
+# %% ../../nbs/6_inference/13_jobfiles.ipynb #6c25d320
 import os
 from io import BytesIO
 from pathlib import Path
@@ -16,10 +16,9 @@ import pyarrow as pa
 from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..files import UserError, json_value, write_json
+from ..files import UserError, json_value, open_regular, read_regular, write_json
 from .listing import PARQUET_FAULTS
-from ..names import one_line
-from ..opening import open_regular, read_regular
+from ..names import shortened
 
 # %% ../../nbs/6_inference/13_jobfiles.ipynb #cc2678d2
 _Label = Annotated[str, Field(min_length=1, max_length=10_000)]
@@ -49,7 +48,7 @@ class JobFile(BaseModel):
         if taken: raise ValueError(f"a class is called {taken[0]!r}, as a column of the answers is")
         return self
 
-# %% ../../nbs/6_inference/13_jobfiles.ipynb #b65cd818
+# %% ../../nbs/6_inference/13_jobfiles.ipynb #5b3cfbfd
 _JOB_BYTES = 1 << 26 # a hundred thousand long class names
 
 def _mistake(place:Path, error:ValidationError) -> UserError:
@@ -57,7 +56,7 @@ def _mistake(place:Path, error:ValidationError) -> UserError:
     first = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(map(str, first["loc"]))
     what = "this version reads 1 and 2; update nonspeech7k" if key == "format" else first["msg"].removeprefix("Value error, ")
-    return UserError(f"{place}: {key + ': ' if key else ''}{one_line(what)[:300]}; no job of this version: "
+    return UserError(f"{place}: {key + ': ' if key else ''}{shortened(what, 300)}; no job of this version: "
                      f"restore the file, or choose another folder with --out")
 
 # %% ../../nbs/6_inference/13_jobfiles.ipynb #8d2258f1
@@ -116,13 +115,13 @@ def _damaged(path:Path, why:str) -> UserError:
     way = ways.get(path.parent.name, "delete it and the tags of the same number, and run the same command again")
     return UserError(f"{path}: {why}; {way}")
 
-# %% ../../nbs/6_inference/13_jobfiles.ipynb #8e7262fe
+# %% ../../nbs/6_inference/13_jobfiles.ipynb #f64b75f9
 def _open_part(path:Path, source, schema:pa.Schema) -> parquet.ParquetFile:
     "A part's file, its columns checked."
     try: file = parquet.ParquetFile(source, page_checksum_verification=True)
     except PARQUET_FAULTS as error: raise _damaged(path, "damaged, no Parquet file") from error
     if not file.schema_arrow.equals(schema):
-        found = one_line(", ".join(f"{field.name}: {field.type}" for field in file.schema_arrow))[:300]
+        found = shortened(", ".join(f"{field.name}: {field.type}" for field in file.schema_arrow), 300)
         raise _damaged(path, f"not a file of this job, it has the columns {found}")
     return file
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLIP_LIST', 'PART', 'write_parts', 'Job', 'job_of_folder', 'open_own', 'lock_job', 'open_job']
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #4cb7cf2c
+# %% ../../nbs/6_inference/15_jobs.ipynb #e5b4a97e
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,12 +19,11 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from ..data.finding import AUDIO
-from ..files import UserError, cannot_write, digest, write_bytes
+from ..files import UserError, append_regular, cannot_write, digest, write_bytes
 from .classifier import load_classifier
 from .jobfiles import COLUMNS, JobFile, check_folders, parquet_bytes, part_file, read_job, read_part, write_job
-from .listing import escaped, list_clips, unescaped
-from ..names import one_line
-from ..opening import append_regular
+from .listing import list_clips
+from ..names import escaped, shortened, unescaped
 from ..progress import progress
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #4c495fb5
@@ -103,20 +102,20 @@ def _column_labels(model:Path) -> list[str]:
     if taken: raise UserError(f"{model}: a class is called {taken[0]!r}, as a column of the answers is; rename it")
     return labels
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #78033957
+# %% ../../nbs/6_inference/15_jobs.ipynb #3110c8c2
 def _place(path:str|Path) -> Path:
     "A path that a person gave, absolute, with links and `~` followed; raises `UserError` where the system cannot."
     try: return Path(path).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error: # a circle of links, nobody's home, a zero byte
-        raise UserError(f"{one_line(str(path))}: cannot be found ({one_line(str(error))[:200]}); correct it") from error
+        raise UserError(f"{shortened(str(path), 300)}: cannot be found ({shortened(str(error), 200)}); correct it") from error
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #6235e516
+# %% ../../nbs/6_inference/15_jobs.ipynb #8f251790
 def _root_of_clips(corpus:Path, root:str|Path|None) -> Path:
     "The folder that a corpus's paths are relative to."
-    if not os.path.exists(corpus): raise UserError(f"{corpus}: no such folder or manifest")
+    if not os.path.exists(corpus): raise UserError(f"{corpus}: no such folder or manifest; correct the path")
     if corpus.is_dir() and root: raise UserError("--root: is for manifests; leave it out")
     place = _place(root) if root else corpus if corpus.is_dir() else corpus.parent
-    if not place.is_dir(): raise UserError(f"--root {root}: no such folder")
+    if not place.is_dir(): raise UserError(f"--root {root}: no such folder; correct the path")
     return place
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #2ccb63ac
@@ -127,13 +126,13 @@ def _job_identity(model:Path, corpus:Path, root:str|Path|None) -> dict:
     except OSError as error: raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
     return {"format": 2, "labels": labels, "corpus": escaped(str(corpus)), "root": escaped(str(place))} | bytes_known
 
-# %% ../../nbs/6_inference/15_jobs.ipynb #08acaa12
+# %% ../../nbs/6_inference/15_jobs.ipynb #0307faef
 def _known_job(out:Path, identity:dict, part:int|None) -> JobFile:
     "What job.json says; raises `UserError` where it is of another job."
     known = read_job(out)
     for key in ("model", "labels", "corpus", "root", "manifest"):
         if getattr(known, key) == identity[key]: continue
-        shown = f" ({one_line(getattr(known, key)[:500])} → {identity[key]})" if key in ("corpus", "root") else ""
+        shown = f" ({shortened(getattr(known, key), 500)} → {identity[key]})" if key in ("corpus", "root") else ""
         raise UserError(f"{out}: holds the labels of another {key}{shown}; choose another folder with --out")
     if part not in (None, known.part):
         raise UserError(f"--part {part}: the job in {out} has parts of {known.part} clips; leave it out")

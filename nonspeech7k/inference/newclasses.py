@@ -6,17 +6,17 @@
 __all__ = ['WAYS', 'MINIMUM', 'last_layer', 'last_inputs', 'head_logits', 'logistic_layer', 'mean_layer', 'widened',
            'tuned_layer', 'with_last_layer', 'new_layer', 'add_class']
 
-# %% ../../nbs/6_inference/40_newclasses.ipynb #96060844
+# %% ../../nbs/6_inference/40_newclasses.ipynb #e730f3b2
 from copy import deepcopy
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ..configuration import shortened, unwritable
 from ..files import UserError
 from .classifier import Classifier, for_inference, has_segments
 from ..models.segments import pool_segments
+from ..names import shortened, unwritable
 
 # %% ../../nbs/6_inference/40_newclasses.ipynb #282b56fd
 def last_layer(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEEN', 'GONE', 'MOST', 'look_at', 'write_seen', 'Changes', 'forget_changed']
 
-# %% ../../nbs/6_inference/16_seen.ipynb #e0d0f29e
+# %% ../../nbs/6_inference/16_seen.ipynb #d9a89bde
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,8 @@ import pyarrow as pa
 from ..files import UserError, cannot_write, write_bytes
 from .jobfiles import parquet_bytes, read_part
 from .jobs import Job
-from .listing import escaped, find_clips, list_clips
+from .listing import find_clips, list_clips
+from ..names import escaped
 
 # %% ../../nbs/6_inference/16_seen.ipynb #592650b3
 SEEN = pa.schema([("bytes", pa.int64()), ("changed", pa.int64())]) # of each clip of a part

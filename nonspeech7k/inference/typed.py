@@ -6,13 +6,13 @@
 __all__ = ['MANY', 'refuse_place', 'refuse_answers_place', 'folder_and_table', 'refuse_no_recording', 'say_left_out',
            'without_keys', 'refuse_start']
 
-# %% ../../nbs/6_inference/85_typed.ipynb #bd6fa4ef
+# %% ../../nbs/6_inference/85_typed.ipynb #55bed5c5
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import UserError, refuse_no_file
-from ..names import one_line
+from ..names import shortened
 from ..terminal import say
 
 # %% ../../nbs/6_inference/85_typed.ipynb #4ee30682
@@ -33,7 +33,7 @@ def refuse_answers_place(
 ):
     "Raise `UserError` where a file of answers could not be written, before anything is computed."
     if out is None: return
-    from nonspeech7k.inference.answers import form_of
+    from nonspeech7k.inference.answerfiles import form_of
     form_of(out)
     refuse_place(out)
 
@@ -48,14 +48,14 @@ def folder_and_table(
     refuse_place(out)
     return folder, out
 
-# %% ../../nbs/6_inference/85_typed.ipynb #68243651
+# %% ../../nbs/6_inference/85_typed.ipynb #27483222
 def refuse_no_recording(
     file:Path, # that a command listens to
 ):
     "Raise `UserError` where there is no such file, or a folder of them."
     from nonspeech7k.data.finding import walk_sounds
     if os.path.isfile(file): return
-    if not os.path.exists(file): raise UserError(f"{file}: no such file")
+    if not os.path.exists(file): raise UserError(f"{file}: no such file; correct the path")
     if not file.is_dir(): raise UserError(f"{file}: no file, but a pipe or a device; save the recording in a file first")
     first = next(walk_sounds(file), "")
     raise UserError(f"{file}: a folder, and one recording at a time is listened to; give a file{' in it' if first else ''}"
@@ -84,7 +84,7 @@ def without_keys(
     if "corpus." not in sentence: return sentence
     return f"{sentence} (corpus.… are keys of a recipe, which audit takes in the folder's place)"
 
-# %% ../../nbs/6_inference/85_typed.ipynb #830e0bbf
+# %% ../../nbs/6_inference/85_typed.ipynb #9940070e
 def refuse_start(
     arguments:Sequence[str], # of the command
 ):
@@ -92,4 +92,4 @@ def refuse_start(
     try: os.getcwd()
     except OSError as error: raise UserError("the working folder is gone; change to one that is there, with cd") from error
     odd = [argument for argument in arguments if "\0" in argument]
-    if odd: raise UserError(f"{one_line(odd[0])[:1000]}: holds a zero byte; correct it")
+    if odd: raise UserError(f"{shortened(odd[0], 1000)}: holds a zero byte; correct it")

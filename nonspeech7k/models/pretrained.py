@@ -59,7 +59,7 @@ def refuse_pickle(
     raise UserError(f"network.weights: {weights} is a pickle, which can run code when it is opened; convert it "
                     f"where you trust it (safetensors.torch.save_file) and name the .safetensors file")
 
-# %% ../../nbs/3_models/30_pretrained.ipynb #a8c3224b
+# %% ../../nbs/3_models/30_pretrained.ipynb #9c405709
 def local_weights(
     weights:str, # a path
 ) -> Path:
@@ -67,7 +67,7 @@ def local_weights(
     refuse_pickle(weights)
     if Path(weights).suffix != ".safetensors":
         raise UserError(f"network.weights: {weights!r} is not known; allowed: none, hub, or a .safetensors file")
-    if not Path(weights).is_file(): raise UserError(f"network.weights: {weights}: no such file")
+    if not Path(weights).is_file(): raise UserError(f"network.weights: {weights}: no such file; correct the path")
     return Path(weights)
 
 # %% ../../nbs/3_models/30_pretrained.ipynb #75567574

@@ -6,10 +6,8 @@
 __all__ = ['HEADER', 'WAY_OUT', 'STARTS', 'TYPES', 'check_place', 'opened_weights', 'count_numbers', 'check_arrays',
            'read_arrays']
 
-# %% ../../nbs/3_models/85_weights.ipynb #827cdd6d
-import errno
+# %% ../../nbs/3_models/85_weights.ipynb #9507402f
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +15,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..configuration import shortened
-from ..files import UserError
+from ..files import UserError, open_regular
+from ..names import shortened
 
 # %% ../../nbs/3_models/85_weights.ipynb #680b7ea0
 HEADER = 2**23 # bytes
@@ -26,17 +24,6 @@ WAY_OUT = "train one with `nonspeech7k run`"
 STARTS = {b"PK": "a ZIP archive, as pickles of PyTorch are, which can run code when they are opened",
           b"\x80": "a pickle, which can run code when it is opened", b"RIFF": "a sound file", b"fLaC": "a sound file",
           b"OggS": "a sound file", b"{": "a text"}
-
-# %% ../../nbs/3_models/85_weights.ipynb #b1ca1b79
-def _start_of(path:Path) -> tuple[bytes, int]: # the first nine bytes and the size in bytes
-    "The beginning of a file; raises `UserError` where it is none that could be read to an end."
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        found = os.fstat(handle)
-        if stat.S_ISDIR(found.st_mode): raise UserError("a folder, not a classifier; name the .safetensors file in it")
-        if not stat.S_ISREG(found.st_mode): raise UserError("a pipe or a device, not a classifier; name a .safetensors file")
-        return os.read(handle, 9), found.st_size
-    finally: os.close(handle)
 
 # %% ../../nbs/3_models/85_weights.ipynb #5ed1b3ca
 def _check_start(start:bytes, size:int):
@@ -51,16 +38,15 @@ def _check_start(start:bytes, size:int):
         if start.startswith(first): raise UserError(f"{kind}; not a classifier of nonspeech7k; {WAY_OUT}")
     raise UserError(f"not a classifier of nonspeech7k, nor any file of safetensors; {WAY_OUT}")
 
-# %% ../../nbs/3_models/85_weights.ipynb #5d8127d3
+# %% ../../nbs/3_models/85_weights.ipynb #9c2f2d60
 def check_place(
     path:str|Path, # of a file
 ):
     "Raises `UserError` where there is no file, or one that cannot be of safetensors."
-    try: _check_start(*_start_of(Path(path)))
-    except (FileNotFoundError, NotADirectoryError) as error: raise UserError("no such file") from error
-    except ValueError as error: raise UserError("no such file; a name holds no zero byte") from error
+    try:
+        with open_regular(path, name="", way_out="name a .safetensors file") as file:
+            _check_start(file.read(9), os.fstat(file.fileno()).st_size)
     except OSError as error:
-        if error.errno == errno.ENXIO: raise UserError("a socket or a terminal, not a classifier; name a .safetensors file") from error
         raise UserError(f"cannot be read ({error.strerror}), so not a classifier; mend that or name another file") from error
 
 # %% ../../nbs/3_models/85_weights.ipynb #61d153bc

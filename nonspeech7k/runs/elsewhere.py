@@ -6,7 +6,7 @@
 __all__ = ['read_map', 'check_map', 'unused_lines', 'open_elsewhere', 'answers', 'judge_logits', 'elsewhere_text',
            'judge_elsewhere']
 
-# %% ../../nbs/7_runs/90_elsewhere.ipynb #a5e4ae7f
+# %% ../../nbs/7_runs/90_elsewhere.ipynb #047936df
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..evaluation.rejection import judge_rejection
 from ..evaluation.uncertainty import bootstrap_intervals
 from ..files import UserError, listed, read_json, write_json
 from ..inference.classifier import Classifier, for_inference, load_classifier
+from ..names import shortened
 from ..progress import progress
 from ..recipe import Recipe
 from .corpus import open_recipe_bank, read_recipe_corpus
@@ -34,7 +35,7 @@ from .folder import Run
 from .judgement import class_logits
 from ..training.crossval import fold_parts
 from ..training.devices import Resident, resident
-from ..yamlfile import read_yaml, shortened
+from ..yamlfile import read_yaml
 
 # %% ../../nbs/7_runs/90_elsewhere.ipynb #756fc58b
 def read_map(

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['open_clips', 'targets_of', 'moments_of', 'kept_moments', 'moments_key', 'augmented', 'measure', 'saved_moments']
 
-# %% ../../nbs/7_runs/40_features.ipynb #ec373b57
+# %% ../../nbs/7_runs/40_features.ipynb #f24344c1
 import json
 import sys
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from ..evaluation.predictions import clips_as_text, number_column, truth_of
 from ..evaluation.records import run_bytes
 from ..features.draws import Draws
 from ..features.spectrograms import clip_moments, standardise
-from ..files import UserError, listed, write_text
+from ..files import UserError, digest_of, listed, write_text
 from ..names import csv_of
 from ..native import available
 from ..progress import progress
@@ -87,7 +86,7 @@ def kept_moments(
     keep_array(place, moments.numpy())
     return moments
 
-# %% ../../nbs/7_runs/40_features.ipynb #bd942bad
+# %% ../../nbs/7_runs/40_features.ipynb #a8a2d919
 def moments_key(
     clip:dict, # the recipe's part, as plain data
     front_end:dict, # likewise
@@ -98,7 +97,7 @@ def moments_key(
     settings = (clip, front_end, device, torch.__version__,
                 device == "cpu" and available()) # compiled here, and so the same for every stage
     text = "\n".join([f"{VERSION}", json.dumps(settings), *digests])
-    return blake2b(text.encode(), digest_size=12).hexdigest()
+    return digest_of(text, 12)
 
 # %% ../../nbs/7_runs/40_features.ipynb #0d8cfd75
 def _examples(clips:Resident, front_end:torch.nn.Module, first:dict[str, int]) -> dict[str, np.ndarray]:

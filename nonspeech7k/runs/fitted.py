@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['model_file', 'what_trained', 'refuse_other_fit', 'known_history', 'classifier_as_trained', 'teacher_of']
 
-# %% ../../nbs/7_runs/52_fitted.ipynb #7dadc352
+# %% ../../nbs/7_runs/52_fitted.ipynb #5fd79ab7
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ..evaluation.records import digest_of, read_histories
-from ..files import UserError
+from ..evaluation.records import read_histories
+from ..files import UserError, digest_of
 from ..inference.classifier import Classifier, for_inference, load_classifier
 from .folder import Run, known_run
 from ..training.crossval import FoldPart

@@ -7,12 +7,11 @@ __all__ = ['LEFT', 'Run', 'note_of', 'titled', 'log', 'write_figures', 'changes_
            'seed_runs', 'enter_run', 'known_run', 'require', 'written_by', 'add_seconds', 'begin',
            'begin_beside_others', 'enter_made_of', 'note_again', 'stage']
 
-# %% ../../nbs/7_runs/14_folder.ipynb #652a0178
+# %% ../../nbs/7_runs/14_folder.ipynb #8e5ba222
 import errno
 import os
 import shutil
 import time
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -31,10 +30,9 @@ from ..data.finding import corpus_root
 from ..evaluation.looks import png
 from ..evaluation.predictions import read_run_table
 from ..evaluation.records import STAGE_FILES, noted_files, read_audit, read_environment, read_stages, write_environment
-from ..files import UserError, cannot_write, write_bytes, write_json, write_text
+from ..files import UserError, append_regular, cannot_write, write_bytes, write_json, write_text
 from ..moves import moved
-from ..names import csv_of
-from ..opening import append_regular
+from ..names import breaking, csv_of, shortened
 from ..recipe import Recipe, differences, read_recipe, recipe_yaml
 from .inputs import banks_of, differences_of_corpus, made_of, read_recipe_corpus, refuse_unloadable, refuse_without_packages, with_digests
 from .stamps import STAGES, order_changes, record_of, setting_changes, told, version_changes
@@ -147,17 +145,16 @@ def _describe_machine(run:Run):
     trained = {key: before[key] for key in ("training", "features", "precision") if key in before} # stays true
     write_environment(run.folder, now | trained | {"earlier": [*earlier, before]})
 
-# %% ../../nbs/7_runs/14_folder.ipynb #cf1142d6
+# %% ../../nbs/7_runs/14_folder.ipynb #457f52f8
 def _refuse_name(folder:Path):
     "Refuse a name that cannot be shown in a line or kept as text, and a working folder that is gone."
     name = str(folder)
-    if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name):
-        raise UserError(f"{name[:100]!r}: holds a line break or what is no text; choose another folder with --out")
+    if breaking(name): raise UserError(f"{name[:100]!r}: holds a line break or what is no text; choose another folder with --out")
     try: os.getcwd()
     except FileNotFoundError as error: raise UserError("the working folder has been deleted; change to another one") from error
     try: os.stat(folder)
     except (FileNotFoundError, NotADirectoryError): pass
-    except OSError as error: raise cannot_write(f"{name[:300]}{'…' * (len(name) > 300)}", error) from error
+    except OSError as error: raise cannot_write(shortened(name, 300), error) from error
 
 # %% ../../nbs/7_runs/14_folder.ipynb #3c3bea73
 def _refuse_foreign_folder(folder:Path):

@@ -6,12 +6,12 @@
 __all__ = ['STAGES', 'READ_FIRST', 'settings_of', 'stamp_of', 'record_of', 'made_with', 'setting_changes', 'version_changes',
            'order_changes', 'begin_again', 'told']
 
-# %% ../../nbs/7_runs/12_stamps.ipynb #47c1a7ab
+# %% ../../nbs/7_runs/12_stamps.ipynb #14805456
 import json
-from hashlib import blake2b
 
 from pydantic import TypeAdapter, ValidationError
 
+from ..files import digest_of
 from ..recipe import Recipe, differences
 
 # %% ../../nbs/7_runs/12_stamps.ipynb #995562dc
@@ -29,7 +29,7 @@ def settings_of(
     "What a stage is the first to read in a recipe."
     return recipe.model_dump(include=set(READ_FIRST[name]))
 
-# %% ../../nbs/7_runs/12_stamps.ipynb #ace21e4b
+# %% ../../nbs/7_runs/12_stamps.ipynb #fd654703
 def stamp_of(
     records:dict[str, dict], # of the stages that have begun, by name
     name:str, # one of STAGES
@@ -40,7 +40,7 @@ def stamp_of(
     before = records.get(STAGES[place - 1], {}).get("stamp", "") if place else ""
     contents = {key: value for key, value in record.get("made_of", {}).items() if key != "tables"}
     text = json.dumps([before, record.get("version"), record.get("settings"), contents], sort_keys=True)
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    return digest_of(text)
 
 # %% ../../nbs/7_runs/12_stamps.ipynb #b9a5cb41
 def record_of(
