@@ -28,6 +28,10 @@ def _is_text(kind:pa.DataType) -> bool: # however it is stored
 # %% ../../nbs/6_inference/12_listing.ipynb #bb015ecd
 PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, NotImplementedError) # that reading a damaged file may end in
 
+def _no_parquet(manifest:Path, error:BaseException) -> UserError:
+    why = shortened(str(error).partition("\n")[0], 200)
+    return UserError(f"{manifest}: not a Parquet file, or damaged ({why}); write it again")
+
 # %% ../../nbs/6_inference/12_listing.ipynb #c36c4de9
 def _text_column(manifest:Path, schema:pa.Schema) -> str:
     "The column of paths; raises `UserError` where there is none, two, or one that holds no text."
@@ -47,10 +51,6 @@ def _texts_of(manifest:Path, file:parquet.ParquetFile, column:str) -> Iterator[s
             batch.validate(full=True)
             yield from batch.column(0).to_pylist()
     except PARQUET_FAULTS as error: raise _no_parquet(manifest, error) from error
-
-def _no_parquet(manifest:Path, error:BaseException) -> UserError:
-    why = shortened(str(error).partition("\n")[0], 200)
-    return UserError(f"{manifest}: not a Parquet file, or damaged ({why}); write it again")
 
 # %% ../../nbs/6_inference/12_listing.ipynb #89b468ce
 def parquet_paths(
