@@ -186,7 +186,7 @@ def audit(
     from nonspeech7k.data.audit import audit as summarise
     from nonspeech7k.data.audit import audit_text
     from nonspeech7k.data.measurements import examine
-    for place in (out, page): refuse_place(place)
+    for place, forms in ((out, (".json",)), (page, (".html", ".htm"))): refuse_place(place, forms, [Path(root)])
     corpus = _named_corpus(root, layout)
     clips = examine(corpus)
     found = summarise(corpus, clips=clips, clip=_named_clip(root))
@@ -305,7 +305,7 @@ def predict(
     from nonspeech7k.data.reading import find_sounds
     from nonspeech7k.inference.classifier import load_classifier
     from nonspeech7k.inference.classifier import predict as answers
-    refuse_answers_place(out)
+    refuse_answers_place(out, [model, *places])
     files, kept, bad = find_sounds(places, lambda sentence: say(sentence, err=True)), [], []
     with _bar_beside_output(len(files)) as bar:
         for answer in answers(load_classifier(model), files, place=place, tell=lambda sentence: say(sentence, err=True)):
@@ -337,7 +337,7 @@ def tag(
 ):
     "Label a corpus of any size to Parquet; goes on where an earlier command was stopped."
     from nonspeech7k.inference.bulk import tag as label_all
-    folder, table = folder_and_table(out)
+    folder, table = folder_and_table(out, [model, corpus])
     fresh = corpus.is_dir() and not (folder/"job.json").exists()
     done = label_all(model, corpus, folder, root, part, ray, workers, device)
     if fresh: say_left_out(corpus, done["clips"])
@@ -361,6 +361,7 @@ def ensemble(
     "Join classifiers into one that answers with the mean of their probabilities."
     from nonspeech7k.inference.classifier import ensemble as join
     from nonspeech7k.inference.classifier import load_classifier, save_classifier
+    refuse_place(out, (".safetensors",), models)
     if out.exists(): raise UserError(f"{out}: exists; the new file comes first, then the models that it joins")
     places = [model.resolve() for model in models]
     twice = [str(model) for model, place in zip(models, places) if places.count(place) > 1]
@@ -383,6 +384,7 @@ def export(
     if not (onnx or tflite): raise UserError("nothing to write; give --onnx FILE or --tflite FILE")
     from nonspeech7k.inference.classifier import load_classifier
     from nonspeech7k.inference.portable import export_onnx, export_tflite
+    for place, form in ((onnx, ".onnx"), (tflite, ".tflite")): refuse_place(place, (form,), [model])
     classifier = load_classifier(model)
     for write, place in ((export_onnx, onnx), (export_tflite, tflite)):
         if place is None: continue
@@ -405,11 +407,11 @@ def events(
     "Print what happens in a long recording, and when."
     from nonspeech7k.data.decoding import read_sound
     from nonspeech7k.inference.classifier import load_classifier
-    from nonspeech7k.inference.events import event_lines
+    from nonspeech7k.inference.events import SUFFIXES, event_lines
     from nonspeech7k.inference.events import events as find
     from nonspeech7k.progress import progress
     refuse_no_recording(file)
-    refuse_place(out)
+    refuse_place(out, SUFFIXES.get(form, ()), [model, file])
     seconds = int(read_sound(file, 0.1)[2])
     with progress(seconds, "listening", unit="s", silent=out is None and sys.stdout.isatty()) as bar:
         found = find(load_classifier(model), file, threshold=threshold, step=step, bar=bar, tell=lambda sentence: say(sentence, err=True))
@@ -434,7 +436,7 @@ def explain(
     from nonspeech7k.inference.classifier import load_classifier
     from nonspeech7k.inference.explain import explain_file
     refuse_no_recording(file)
-    refuse_place(out)
+    refuse_place(out, (".png",), [model, file])
     found = explain_file(load_classifier(model), file, out, label, method, segment)
     say(f"{found['label']} {found['probability']:.3f}: {out}")
     missing = [name for name in METHODS if method == "all" and name not in found["attributions"]]
@@ -473,7 +475,7 @@ def compare(
 ):
     "Say which of two runs on the same clips is better, by how much, and how sure that is."
     from nonspeech7k.runs.comparing import compare_runs, comparison_text
-    refuse_place(out)
+    refuse_place(out, (".json",), [first, second])
     found = compare_runs(first, second)
     if out: write_json(out, found)
     say(comparison_text(found))

@@ -10,6 +10,7 @@ __all__ = ['MOST_TEXT', 'MOST_DEPTH', 'Labels', 'Size', 'Chance', 'MOST_WORDS', 
 # %% ../nbs/0_ground/60_configuration.ipynb #120574e1
 import json
 import math
+import unicodedata
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, ValidationError, field_validator
@@ -38,11 +39,13 @@ def check_plain(
 
 # %% ../nbs/0_ground/60_configuration.ipynb #28ad0387
 def _distinct_labels(labels:list[str]) -> list[str]:
-    seen = set()
+    seen = {}
     for label in labels:
         if not label.strip(): raise ValueError("a class has no name")
-        if label in seen: raise ValueError(f"the class {label[:50]!r} stands twice")
-        seen.add(label)
+        plain = unicodedata.normalize("NFC", label)
+        if seen.get(plain, label) != label: raise ValueError(f"nobody can tell the classes {seen[plain][:50]!a} and {label[:50]!a} apart")
+        if plain in seen: raise ValueError(f"the class {label[:50]!r} stands twice")
+        seen[plain] = label
     return labels
 
 Labels = Annotated[list[Word], Field(min_length=1, max_length=10_000), AfterValidator(_distinct_labels)]

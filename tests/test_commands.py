@@ -269,3 +269,42 @@ def test_changed_files_are_labelled_anew_and_it_is_said(call, here, tmp_path):
     for name in ("a.wav", "night/bad.wav"):
         assert abs(after.set_index("path").at[name, "cough"] - fresh[str(sounds / name)]["probabilities"]["cough"]) < 1e-6
     assert any(path.stat().st_mtime_ns == moment for path, moment in kept.items()), "the other parts stand"
+
+
+# What is written
+
+@pytest.mark.parametrize("command", [("events", "MODEL", "X/a.wav", "--out", "PLACE"), ("audit", "X", "--out", "PLACE"), ("audit", "X", "--page", "PLACE"), ("audit", "X/r.yaml", "--out", "PLACE"),
+                                     ("compare", "X", "X", "--out", "PLACE"), ("predict", "MODEL", "X", "--out", "PLACE"), ("explain", "MODEL", "X/a.wav", "--out", "PLACE"),
+                                     ("export", "MODEL", "--onnx", "PLACE"), ("ensemble", "PLACE", "MODEL", "MODEL"), ("tag", "MODEL", "X/list.csv", "--out", "PLACE")], ids=lambda command: " ".join(command[::2]))
+def test_nothing_is_written_over_somebody_elses_file(call, here, tmp_path, command):
+    (tmp_path / "X").mkdir()
+    for name, content in (("a.wav", (here / "sounds" / "a.wav").read_bytes()), ("r.yaml", b"name: r\ncorpus: {root: X}\n"), ("list.csv", b"path\na.wav\n"), ("m.safetensors", b"numbers")):
+        (tmp_path / "X" / name).write_bytes(content)
+    own = {"predict": [".csv"]}.get(command[0], [])
+    for place in sorted((tmp_path / "X").iterdir()):
+        if place.suffix in own: continue
+        before = place.read_bytes()
+        given = {"MODEL": str(here / "model.safetensors"), "PLACE": str(place)}
+        code, _, said = call(*(given.get(part, part.replace("X", str(tmp_path / "X")) if part.startswith("X") else part) for part in command))
+        assert code == 2 and said.count("\n") == 1 and place.read_bytes() == before, said
+
+
+def test_older_answers_give_way_to_newer_ones(call, here, tmp_path):
+    for name in ("e.jsonl", "e.jsonl", "e.new"):
+        code, _, said = call("events", here / "model.safetensors", here / "sounds" / "a.wav", "--out", tmp_path / name)
+        assert code == 0, said
+    (tmp_path / "e.new").write_text("notes")
+    assert call("events", here / "model.safetensors", here / "sounds" / "a.wav", "--out", tmp_path / "e.new")[0] == 2 and (tmp_path / "e.new").read_text() == "notes"
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet"])
+def test_parts_of_files_are_not_labelled_as_wholes_without_a_word(call, here, tmp_path, form):
+    def tagged(rows):
+        frame, place = pd.DataFrame(rows, columns=["path", "start", "end"]), tmp_path / f"list{len(rows)}.{form}"
+        if form == "parquet": frame.to_parquet(place, index=False)
+        else: frame.to_csv(place, index=False, sep="\t" if form == "tsv" else ",")
+        return call("tag", here / "model.safetensors", place, "--out", tmp_path / f"labels{len(rows)}", "--root", here / "sounds", "--device", "cpu")
+    code, _, said = tagged([("a.wav", "0", "0.5")])
+    assert code == 0 and "'start' and 'end' are not read" in said and "cut parts out" in said
+    code, _, said = tagged([("a.wav", "0", "0.2"), ("a.wav", "0.2", "0.5")])
+    assert code == 2 and said.count("\n") == 2 and "a.wav stands in two rows" in said and "cut them out into files of their own" in said

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from .byname import find_here_or_by_name
 from .manifest import MANIFEST, MOST, SEPARATOR, Corpus, Problem, classes_in, each_label, list_problems
-from .marks import OTHER, PART, Marks, file_length, find_marks, what_rows_mean
+from .marks import NO_PARTS, OTHER, PART, Marks, file_length, find_marks, what_rows_mean
 from .naming import one_name, one_spelling, plain_header, split_name
 from .tables import Table
 from ..names import few
@@ -293,7 +293,7 @@ def _part_words(
 ) -> str:
     "What is wrong with a row that marks a part."
     return (f"'{marks.headers[0]}' and '{marks.headers[1]}' ({frame[marks.start][row][:20]}, {frame[marks.end][row][:20]}) mark a part of the file, and "
-            "parts are not read: cut them out into files of their own, or remove the two columns where each row means its whole file")
+            + NO_PARTS)
 
 # %% ../../nbs/1_data/22_rows.ipynb #ef9b621c
 def reject_parts(

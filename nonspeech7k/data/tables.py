@@ -22,7 +22,7 @@ import pandas as pd
 from .csvtext import CsvRows, csv_separator, open_rows, open_table
 from .finding import Finder, find_file, is_audio, relative_path
 from .manifest import MANIFEST, MOST, Problem, list_problems
-from .marks import find_marks
+from .marks import find_marks, refuse_second
 from .naming import one_name, plain_header
 from .published import Published, even_cells, published
 from ..files import UserError
@@ -373,16 +373,17 @@ def table_paths(
     tell:Callable[[str], None]=lambda note: None, # takes a sentence on how the table was read
 ) -> Iterator[str]: # one a row
     "The paths in a table, row by row; raises `UserError` at the first row that is wrong."
-    name, finder, start = str(manifest), Finder({}), os.path.abspath(root) if root else ""
+    name, seen, finder, start = str(manifest), set(), Finder({}), os.path.abspath(root) if root else ""
     try:
         found = open_rows(manifest, name)
         header = _header_names(next(found.rows, (0, [""]))[1], name)
         column = 0 if found.broken else _path_column(header, name)
         marks = find_marks({column: column for column in header if column})
-        if marks: tell(f"{name}: '{marks.headers[0]}' and '{marks.headers[1]}' are not read; each row stands for its whole file")
+        if marks: tell(f"{name}: '{marks.headers[0]}' and '{marks.headers[1]}' are not read; each row stands for its whole file: cut parts out into files of their own")
         if found.note: tell(found.note)
         for line, cells in found.rows:
             path = _path_of_row(cells, line, column, header, name)
+            if marks: refuse_second(marks, name, path, seen)
             yield _as_on_disk(path, start, finder) if root else path
     except ValueError as error: raise UserError(f"{name}: {error}; put a CSV in UTF-8 there") from error
     if found.broken: raise UserError(f"{name}, line {found.broken[0]}: {found.broken[1]}; mend it")

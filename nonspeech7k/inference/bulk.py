@@ -27,6 +27,7 @@ from .jobs import Job, job_of_folder, list_clips, lock_job, open_job, open_own
 from .listing import find_clips
 from .seen import forget_changed, look_at, write_seen
 from ..progress import progress
+from ..terminal import say
 from ..training.devices import choose_device
 
 # %% ../../nbs/6_inference/20_bulk.ipynb #f028e844
@@ -138,7 +139,7 @@ def tag(
     device:str="auto", # 'auto', 'cpu' or 'cuda'
 ) -> dict: # clips, labelled, bad, new (labelled or found bad by this call), seconds, listed, changes
     "Label every clip of a corpus that is not labelled yet; raises `UserError`."
-    started, job = perf_counter(), open_job(model, corpus, out, root, part)
+    started, job = perf_counter(), open_job(model, corpus, out, root, part, lambda note: say(note, err=True))
     with lock_job(job.folder):
         sweep(job.folder)
         changes = forget_changed(job, os.path.isdir(corpus))

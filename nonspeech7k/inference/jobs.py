@@ -8,7 +8,7 @@ __all__ = ['CLIP_LIST', 'PART', 'write_parts', 'Job', 'job_of_folder', 'open_own
 # %% ../../nbs/6_inference/15_jobs.ipynb #e5b4a97e
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -177,10 +177,10 @@ def lock_job(
         yield
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #c5534712
-def _new_job(out:Path, corpus:Path, identity:dict) -> JobFile:
+def _new_job(out:Path, corpus:Path, identity:dict, tell:Callable[[str], None]) -> JobFile:
     "List a corpus into a new folder; raises `UserError` where it holds no sounds."
     _refuse_unrelated_folder(out)
-    if next(iter(list_clips(corpus)), None) is None:
+    if next(iter(list_clips(corpus, tell)), None) is None:
         raise UserError(f"{corpus}: holds no sound files ({', '.join(sorted(AUDIO))})" if corpus.is_dir() else
                         f"{corpus}: names no sound; put paths below the header")
     with lock_job(out): clips, parts = write_parts(list_clips(corpus), out, identity["part"])
@@ -202,6 +202,7 @@ def open_job(
     out:str|Path, # the job's folder, new or gone on with
     root:str|Path|None=None, # what a manifest's paths are relative to; None: the manifest's folder
     part:int|None=None, # clips in a part; None: PART in a new job
+    tell:Callable[[str], None]=lambda note: None, # takes a sentence on how a manifest was read
 ) -> Job:
     "The job of labelling a corpus; lists its clips once; raises `UserError` where the folder holds something else."
     named, (model, corpus, out) = corpus, map(_place, (model, corpus, out))
@@ -209,4 +210,4 @@ def open_job(
     identity = _job_identity(model, corpus, root)
     if os.path.lexists(out/"job.json"): return _not_half_old(_job_from(out, model, _known_job(out, identity, part)))
     named = Path(named).expanduser() # a link may be called like a manifest, and lead to a file that is not
-    return _job_from(out, model, _new_job(out, named, identity | {"part": part or PART}))
+    return _job_from(out, model, _new_job(out, named, identity | {"part": part or PART}, tell))

@@ -7,13 +7,14 @@ __all__ = ['PARQUET_FAULTS', 'parquet_paths', 'list_clips', 'find_clips']
 
 # %% ../../nbs/6_inference/12_listing.ipynb #4da28012
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from ..data.finding import ABSENT, find_files, walk_sounds
+from ..data.marks import find_marks, refuse_second
 from ..data.naming import plain_header
 from ..data.tables import PATH_HEADERS, is_table, table_paths
 from ..files import UserError, open_regular
@@ -26,6 +27,10 @@ def _is_text(kind:pa.DataType) -> bool: # however it is stored
 
 # %% ../../nbs/6_inference/12_listing.ipynb #bb015ecd
 PARQUET_FAULTS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, NotImplementedError) # that reading a damaged file may end in
+
+def _no_parquet(manifest:Path, error:BaseException) -> UserError:
+    why = shortened(str(error).partition("\n")[0], 200)
+    return UserError(f"{manifest}: not a Parquet file, or damaged ({why}); write it again")
 
 # %% ../../nbs/6_inference/12_listing.ipynb #c36c4de9
 def _text_column(manifest:Path, schema:pa.Schema) -> str:
@@ -47,33 +52,34 @@ def _texts_of(manifest:Path, file:parquet.ParquetFile, column:str) -> Iterator[s
             yield from batch.column(0).to_pylist()
     except PARQUET_FAULTS as error: raise _no_parquet(manifest, error) from error
 
-def _no_parquet(manifest:Path, error:BaseException) -> UserError:
-    why = shortened(str(error).partition("\n")[0], 200)
-    return UserError(f"{manifest}: not a Parquet file, or damaged ({why}); write it again")
-
 # %% ../../nbs/6_inference/12_listing.ipynb #89b468ce
 def parquet_paths(
     manifest:Path, # a Parquet file
+    tell:Callable[[str], None]=lambda note: None, # takes a sentence on how the table was read
 ) -> Iterator[str]: # without blanks around them
     "The column `path` of a Parquet file, a batch of rows at a time; raises `UserError` where there is no such text."
     with open_regular(manifest) as source:
         try: file = parquet.ParquetFile(source)
         except PARQUET_FAULTS as error: raise _no_parquet(manifest, error) from error
         column = _text_column(manifest, file.schema_arrow)
+        marks, seen = find_marks({name: name for name in file.schema_arrow.names}), set()
+        if marks: tell(f"{manifest}: '{marks.headers[0]}' and '{marks.headers[1]}' are not read; each row stands for its whole file: cut parts out into files of their own")
         for row, path in enumerate(_texts_of(manifest, file, column), 1):
             if not path or not path.strip(): raise UserError(f"{manifest}, row {row}: no path; fill it in")
+            if marks: refuse_second(marks, str(manifest), path.strip(), seen)
             yield path.strip()
 
 # %% ../../nbs/6_inference/12_listing.ipynb #4e51ebb4
 def list_clips(
     corpus:str|Path, # a folder of sounds, or a manifest: .csv, .tsv or .parquet with a column `path` or the like
+    tell:Callable[[str], None]=lambda note: None, # takes a sentence on how a manifest was read
 ) -> Iterator[str]: # paths as the manifest gives them, or relative to the folder
     "The clips of a corpus one after another; raises `UserError` where it is missing or not of either kind."
     corpus = Path(corpus)
     if not os.path.exists(corpus): raise UserError(f"{shortened(str(corpus), 1000)}: no such folder or manifest; correct the path")
     if os.path.isdir(corpus): return walk_sounds(corpus)
-    if is_table(corpus): return table_paths(corpus)
-    if corpus.suffix.lower() == ".parquet": return parquet_paths(corpus)
+    if is_table(corpus): return table_paths(corpus, tell=tell)
+    if corpus.suffix.lower() == ".parquet": return parquet_paths(corpus, tell)
     raise UserError(f"{corpus}: must be a folder of sounds, or a manifest that ends in .csv, .tsv or .parquet")
 
 # %% ../../nbs/6_inference/12_listing.ipynb #729d40f1

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from ..data.naming import one_name
 from ..files import UserError
 from .classifier import Classifier, for_inference, has_segments
 from ..models.segments import pool_segments
@@ -156,6 +157,15 @@ def new_layer(
 # %% ../../nbs/6_inference/40_newclasses.ipynb #bb76617e
 MINIMUM = 5 # examples of a new class
 
+def _checked_clips(classifier:Classifier, what:str, waveforms:torch.Tensor) -> torch.Tensor: # (clips, samples) float32
+    "Waveforms as they are judged; raises `UserError` where they are none of the classifier's."
+    clip = classifier.configuration["clip"]
+    samples, shape = round(clip["rate"] * clip["seconds"]), tuple(waveforms.shape)
+    way = f"give (clips, {samples}) float32, as `read_waveforms` does"
+    if len(shape) != 2 or shape[1] != samples: raise UserError(f"{what}: numbers of shape {shape}; {way}")
+    if not waveforms.is_floating_point() or not waveforms.isfinite().all(): raise UserError(f"{what}: {waveforms.dtype} numbers that are no sound; {way}")
+    return waveforms.float()
+
 def _check_old(classifier:Classifier, clips:int, targets:torch.Tensor):
     "Raise `UserError` where the old clips' class numbers are none, or not one for each."
     if targets.shape != (clips,): raise UserError(f"old clips: {clips} clips and class numbers of shape {tuple(targets.shape)}; give one a clip")
@@ -166,9 +176,10 @@ def _check_old(classifier:Classifier, clips:int, targets:torch.Tensor):
 def _check_extension(classifier:Classifier, label:str, count:int, targets:torch.Tensor, how:str):
     "Raise `UserError` where a class cannot be added."
     if how not in WAYS: raise UserError(f"how: {how!r} is not known; allowed: {', '.join(WAYS)}")
-    if label in classifier.labels: raise UserError(f"{label}: is a class already; take another name")
     if not isinstance(label, str) or not label.strip() or len(label) > 1000 or unwritable(label):
         raise UserError(f"{shortened(str(label), 60)!r}: is no name for a class; take one that can be seen, of at most 1,000 letters")
+    twin = next((name for name in classifier.labels if one_name(name).casefold() == one_name(label).casefold()), None)
+    if twin is not None: raise UserError(f"{label!a}: is a class already, {twin!a}; take another name")
     if count < MINIMUM: raise UserError(f"{label}: {count} examples; give {MINIMUM} or more")
     if classifier.several: raise UserError("the model has several labels a clip; only one label a clip can be extended")
     if how != "head" and has_segments(classifier.network):
@@ -186,9 +197,10 @@ def add_class(
     how:str="embeddings", # or 'means', 'head'
 ) -> Classifier: # its labels are the old ones and then the new one; the original stays as it is
     "The classifier with one class more, learned on its frozen body; raises `UserError` where that cannot be."
-    _check_old(classifier, len(old[0]), old[1])
+    known, examples = _checked_clips(classifier, "old clips", old[0]), _checked_clips(classifier, "examples", examples)
+    _check_old(classifier, len(known), old[1])
     _check_extension(classifier, label, len(examples), old[1], how)
-    inputs = torch.cat([last_inputs(classifier, old[0]), last_inputs(classifier, examples)])
+    inputs = torch.cat([last_inputs(classifier, known), last_inputs(classifier, examples)])
     targets = torch.cat([old[1].cpu(), torch.full((len(examples),), len(classifier.labels))])
     added = {"label": label, "how": how, "examples": len(examples), "old": len(old[1])}
     return with_last_layer(classifier, [*classifier.labels, label], new_layer(classifier, inputs, targets, how),
