@@ -29,7 +29,7 @@ def _object(head:bytes, left:int) -> Element:
     size = _little(head[16:24])
     return (head[:16] if head[:4] == b"\x30\x26\xB2\x75" else b"", size) if size >= 24 else None
 
-# %% ../../nbs/1_data/53_containers.ipynb #272232e3
+# %% ../../nbs/1_data/53_containers.ipynb #0fc97f0a
 def _flv_tag(head:bytes, left:int) -> Element:
     "FLV; of the number behind the last tag nothing depends."
     if head[:4] == b"FLV\1": return head[:4], _big(head[5:9]) + 4
@@ -44,6 +44,7 @@ def _chunk(head:bytes, left:int) -> Element:
     if enters and (size in (0, 0xFFFFFFFF) or 8 + size <= left): return kind if kind in (b"AVI ", b"QLCM") else b"", 12
     return b"", min(8 + size + size % 2, max(8 + size, left))
 
+# %% ../../nbs/1_data/53_containers.ipynb #2cbb7147
 def _packet(head:bytes, left:int) -> Element:
     "A program stream of MPEG."
     kind = head[3] if head[:3] == b"\0\0\1" else 0
