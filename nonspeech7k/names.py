@@ -163,14 +163,19 @@ def unescaped(
     "A name whose bytes that are no text were written with escapes."
     return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xdc00 + int(found[1], 16)), name) if "\\udc" in name else name
 
-# %% ../nbs/0_ground/12_names.ipynb #8cac4e59
+# %% ../nbs/0_ground/12_names.ipynb #5f57204a
+def _in_json(found:re.Match) -> str:
+    "A character with an escape; half a letter, for which strict readers take none, as `escaped` writes it."
+    code = ord(found[0])
+    return f"\\\\u{code:04x}" if 0xd800 <= code <= 0xdfff else f"\\u{code:04x}"
+
 def json_line(
     value:object, # anything JSON can hold; NaN and infinity raise ValueError
     encoding:str="utf-8", # of where it is written
 ) -> str: # without the line's end
     "A value as one line of JSON."
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    text = text if text.isprintable() else _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    text = text if text.isprintable() else _UNSAFE.sub(_in_json, text)
     try: text.encode(encoding)
-    except UnicodeEncodeError: return json.dumps(value, allow_nan=False)
+    except UnicodeEncodeError: return json.dumps(json.loads(text), allow_nan=False)
     return text

@@ -68,6 +68,22 @@ def test_every_name_is_one_line_of_json_and_comes_back(call, here):
     assert "\x1b" not in output and "\u202e" not in output and "咳 gähnen" in output
 
 
+def test_a_name_that_is_no_text_is_text_in_json_and_sounds_passed_by_are_counted(call, here, tmp_path):
+    from nonspeech7k.names import unescaped
+    folder, sound = tmp_path / "sounds", (here / "sounds" / "a.wav").read_bytes()
+    for name in (b"\xff.wav", b"Trash/b.wav", b"thumbs/c.wav", b".d.wav"):
+        (folder / os.fsdecode(name)).parent.mkdir(parents=True, exist_ok=True)
+        (folder / os.fsdecode(name)).write_bytes(sound)
+    left = "1 hidden sound, 1 sound in Trash, 1 sound in thumbs left out"
+    code, output, errors = call("predict", here / "model.safetensors", folder)
+    path = json.loads(output)["path"]
+    assert code == 0 and path.encode() and os.fsencode(unescaped(path)) == os.fsencode(folder) + b"/\xff.wav" and left in errors
+    assert call("predict", here / "model.safetensors", folder, "--out", tmp_path / "p.json")[0] == 0
+    assert [answer["path"] for answer in json.loads((tmp_path / "p.json").read_text())] == [path]
+    code, _, errors = call("tag", here / "model.safetensors", folder, "--out", tmp_path / "tags")
+    assert code == 0 and left in errors
+
+
 def test_csv_holds_no_formula_and_no_forged_row(call, here, tmp_path):
     from nonspeech7k.names import from_cells
     call("predict", here / "model.safetensors", here / "sounds" , "--out", tmp_path / "p.csv")

@@ -83,10 +83,14 @@ def id3(size: int) -> bytes:
 FRAGMENTED = ffmpeg(3.0, "mp4", "aac", movflags="frag_keyframe+empty_moov", frag_duration="500000") # of telephones and of streams
 LIVE = ffmpeg(3.0, "webm", "libopus", 48_000, live="1", cluster_time_limit="500") # of browsers
 LIST = b"LIST" + struct.pack("<I", 30) + b"INFOISFT" + struct.pack("<I", 18) + b"written by nobody\0"
+ODD_LIST = b"LIST" + struct.pack("<I", 17) + b"INFOISFT" + struct.pack("<I", 5) + b"Lavf\0" # without its padding
 TAG = b"TAG" + bytes(125)
 WAV, FLAC, VORBIS, OPUS, MP3 = encoded("WAV"), encoded("FLAC"), encoded("OGG"), encoded("OGG", "OPUS"), encoded("MP3")
 VBR = encoded("MP3", bitrate_mode="VARIABLE", compression_level=0.4)
 FRAMES, FRAME = mp3_frames(io.BytesIO(MP3)).count, 576
+
+
+def sized_list(slip: int) -> bytes: return LIST[:4] + struct.pack("<I", len(LIST) - 8 + slip) + LIST[8:]
 
 
 def bw64(kind: bytes) -> bytes:
@@ -104,6 +108,10 @@ WHOLE = {
     "data-size-over-24.wav": ((lambda wav: wav[:40] + struct.pack("<I", 144_044) + wav[44:])(encoded("WAV", "PCM_24")), 48_000, 0),
     "data-size-over.aiff": ((lambda aiff: aiff.replace(struct.pack(">I", 96_008), struct.pack(">I", 96_020)))(encoded("AIFF", "PCM_16")), 48_000, 0),
     "list-cut.wav": (WAV + LIST[:20], 48_000, 0),
+    **{f"list-{slip:+}.wav": (WAV + sized_list(slip), 48_000, 0) for slip in (-20, -4, -1, 1, 4, 100_000)},
+    "odd-list.wav": (WAV + ODD_LIST, 48_000, 0),
+    "odd-list-list.wav": (WAV + ODD_LIST + LIST, 48_000, 0),
+    "list-tag.wav": (WAV + LIST + TAG, 48_000, 0),
     "list-before.wav": (WAV[:36] + LIST + WAV[36:], 48_000, 0),
     "tag.wav": (WAV + TAG, 48_000, 0),
     "pipe-ff.wav": (says(0xFFFFFFFF)(WAV), 48_000, 0),
@@ -182,6 +190,9 @@ WHOLE = {
     "a.wv": (ffmpeg(3.0, "wv", "wavpack"), 48_000, 0),
     "a.tta": (ffmpeg(3.0, "tta", "tta"), 48_000, 0),
     "a.mov": (ffmpeg(3.0, "mov", "pcm_s16le"), 48_000, 0),
+    "mp3.wav": (ffmpeg(3.0, "wav", "libmp3lame"), 48_000, 3 * FRAME),
+    "mp2.wav": (ffmpeg(3.0, "wav", "mp2", 32_000), 96_000, 1152 * 2),
+    **{f"{codec}.avi": (ffmpeg(3.0, "avi", codec, 32_000), 96_000, 1152 * 3) for codec in ("mp2", "libmp3lame", "aac", "pcm_s16le")},
     "ac3.ac3": (ffmpeg(3.0, "ac3", "ac3", 48_000), 144_000, 1536 * 2),
 }
 GONE = {name: content for name, (content, _, _) in WHOLE.items()
@@ -231,6 +242,9 @@ def boundary(ogg: bytes) -> bytes: return ogg[:ogg.rfind(b"OggS")]
 def half(content: bytes) -> bytes: return content[:len(content) // 2]
 
 
+def twice(content: bytes) -> bytes: return content * 2
+
+
 PARTS = encoded("MP3", rate=32_000)
 NAMED = {
     "half.wav": (half(WAV), "truncated"), "byte.wav": (WAV[:-1], "truncated"), "stale.wav": (says(16_000)(WAV), "promises 16000 bytes"),
@@ -264,6 +278,13 @@ NAMED = {
     "cut.ac3": (WHOLE["ac3.ac3"][0][:-100], "truncated"), "middle.ac3": (half(WHOLE["ac3.ac3"][0]) + b"\x0B", "truncated"),
     "cut-12.wav": (WAV[:-12], "truncated"), "both-sizes-12-under.wav": (says(95_988)(WAV), "12 more follow"), "zeros-cut.flac": (FLAC[:-20] + bytes(3000), ""),
     "late.flac": (b"\r\n" + FLAC, "2 bytes that are no sound stand at its beginning; cut them off"),
+    **{f"joined-list-{slip:+}.wav": (WAV + sized_list(slip) + WAV, "more than one recording") for slip in (-4, -1, 0, 1, 4, 500, 44 + 96_000, 100_000)},
+    "joined-odd-list.wav": (WAV + ODD_LIST + WAV, "more than one recording"), "joined-short.wav": (WAV + sized_list(-4) + WAV[:900], "more than one recording"),
+    "joined-pipes.wav": (says(0xFFFFFFFF)(WAV) * 2, "more than one recording"),
+    **{f"more-behind-{slip:+}.wav": (WAV + sized_list(slip) + WAV[44:], "more follow") for slip in (-4, 0, 500)},
+    "half-mp3.wav": (half(WHOLE["mp3.wav"][0]), "truncated"),
+    **{f"{cut.__name__}.{codec}.avi": (cut(WHOLE[f"{codec}.avi"][0]), words) for codec in ("mp2", "libmp3lame", "aac", "pcm_s16le")
+       for cut, words in ((half, "truncated"), (twice, "more than one recording"))},
     "half.m4a": (half(WHOLE["a.m4a"][0]), ""), "half.webm": (half(WHOLE["a.webm"][0]), ""), "half.mka": (half(WHOLE["a.mka"][0]), ""),
     "half.wma": (half(WHOLE["a.wma"][0]), ""), "half.wv": (half(WHOLE["a.wv"][0]), ""), "half.tta": (half(WHOLE["a.tta"][0]), ""),
     "text.wav": (b"this is no sound " * 99, "cannot be decoded"), "text.m4a": (b"this is no sound " * 99, "cannot be decoded"),

@@ -56,7 +56,7 @@ def _sounds_passed_by(
     for path in passed:
         name = path.rstrip("/").rpartition("/")[2]
         if not path.endswith("/"): counts["(hidden)"] += is_audio(name) and not name.startswith("._")
-        elif not name.startswith("."):
+        elif name.lower() != ".appledouble": # a Mac's notes on sounds, by their names
             inside = (inner for inner, is_file in walk(root/path, above=("",), closed=[]) if is_file)
             counts[printable(path.rstrip("/"))] += sum(map(is_audio, inside))
     return {name: count for name, count in sorted(counts.items()) if count}
@@ -179,7 +179,15 @@ def left_out_sentences(
                          f"as sound does and {'is' if len(wrong) == 1 else 'are'} not called so: {first}; give the suffix")
     return sentences + _no_file_sentences(found.get("no_files", {})) + (_folder_sentences(found["folders"]) if classes else [])
 
-# %% ../../nbs/1_data/16_leftout.ipynb #53d8c23e
+# %% ../../nbs/1_data/16_leftout.ipynb #c7eb4c3f
+def _places_passed(passed:dict[str, int]) -> list[str]: # folder, or '(hidden)' → sounds in it
+    "What was passed by for where it is, place by place; of more than five the rest in one."
+    many = lambda count, kind="": f"{count:,} {kind}{'sound' if count == 1 else 'sounds'}"
+    parts = [many(count, "hidden ") if name == "(hidden)" else f"{many(count)} in {name}" for name, count in list(passed.items())[:5]]
+    rest = list(passed.values())[5:]
+    return parts + [f"{many(sum(rest))} in {len(rest):,} other such {'folder' if len(rest) == 1 else 'folders'}"] * bool(rest)
+
+# %% ../../nbs/1_data/16_leftout.ipynb #a9f8455b
 def left_out_line(
     found:dict, # of `left_out`
     classes:bool=False, # whether folders are classes, and not the rows of a table
@@ -188,10 +196,7 @@ def left_out_line(
     kinds = Counter(found["others"]) + Counter(found["headerless"]) + Counter(map(_suffix, found["misnamed"]))
     parts = [_counted(dict(kinds.most_common()))] if kinds else []
     if found["sounds"]: parts.append(f"{_counted(found['sounds'])} of sound in no {'class' if classes else 'row'}")
-    for name, count in list(found["passed"].items())[:5]:
-        sounds = "sound" if count == 1 else "sounds"
-        parts.append(f"{count:,} hidden {sounds}" if name == "(hidden)" else f"{count:,} {sounds} in {name}")
-    return f"left out: {'; '.join(parts)}" if parts else ""
+    return f"left out: {'; '.join(parts + _places_passed(found['passed']))}" if parts or found["passed"] else ""
 
 # %% ../../nbs/1_data/16_leftout.ipynb #945f1331
 def passed_by(
@@ -203,4 +208,5 @@ def passed_by(
     odd = {suffix: count for suffix, count in found["others"].items() if suffix not in NO_SOUND}
     parts = left_out_sentences({**found, "needs_pyav": {}}, classes=False)
     if odd: parts.append(f"{_counted(odd)} left out: not known as sound; convert them to WAV or FLAC if they are")
+    if found["passed"]: parts.append(f"{', '.join(_places_passed(found['passed']))} left out, as hidden or a system's own; move them elsewhere if they are recordings")
     return f"{folder}: {'; '.join(parts)}" if parts else ""

@@ -102,7 +102,7 @@ def _measure(
     return open_and_read(path, _measured_sound) | {"digest": file_digest(path), "error": ""}
 
 # %% ../../nbs/1_data/85_measurements.ipynb #5b409415
-MEASUREMENTS = "measurements5" # counts up when other things are measured, or in another way
+MEASUREMENTS = "measurements6" # counts up when other things are measured, or in another way
 _TEXT = ("digest", "format", "fingerprint", "error")
 _NUMBERS = ("seconds", "rate", "channels", "peak_db", "rms_db", "clipped", "dc", "bandwidth", "silence", "mix_db",
             "cancels")

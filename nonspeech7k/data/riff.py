@@ -80,24 +80,59 @@ _WHOLES = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"riff") # begin recordi
 
 def _chain(file:BinaryIO, family:_Family, place:int, end:int) -> bool:
     "Whether from here to the end there are whole chunks, or nothing."
-    reached = place
+    return end - 8 < _after_chunks(file, family, place, end) <= end + 1
+
+def _after_chunks(file:BinaryIO, family:_Family, place:int, end:int) -> int: # byte
+    "Where the whole chunks end that stand from here on."
     for name, start, size in _chunks(file, family, place, end):
         if not _is_name(name) or size < 0: break
         if name == family.data: raise ValueError("holds more than one data chunk; save it as one recording")
         if name[:4] in _WHOLES: raise ValueError(JOINED)
-        reached = start + size
-        if reached > end + 1: break
-    return end - 8 < reached <= end + 1
+        if start + size > end + 1: break
+        place = start + size
+        if place < end: place += -size % family.filled
+    return place
+
+# %% ../../nbs/1_data/57_riff.ipynb #2ba3e7ee
+_SLIP, _CUT = 64, 1 << 12 # bytes by which a known chunk may be wrong; of one that is cut, and no sound
+
+def _only_chunks(file:BinaryIO, family:_Family, begin:int, end:int) -> bool:
+    "Whether chunks go from here to the file's end, but for zeros, a tag or what a careless program leaves of a known one."
+    reached = _after_chunks(file, family, begin, end)
+    if end - 8 < reached <= end + 1 or only_zeros(file, reached, end, 1 << 12): return True
+    file.seek(begin)
+    if file.read(4).ljust(4) not in _NAMES: return False
+    name, start, size = next(_chunks(file, family, reached, end), (b"", end, 0))
+    if name[:4] in _NAMES: return end - reached <= _CUT or start + size <= end + _SLIP
+    if end - reached <= _SLIP or between_tags(file)[1] <= reached + 1: return True
+    return reached > begin and _chain(file, family, reached - 1, end) # a byte of padding is left out
+
+# %% ../../nbs/1_data/57_riff.ipynb #fa4f3e99
+def _places(content:bytes, word:bytes) -> Iterator[int]: # bytes
+    "Where a word stands in some bytes."
+    at = content.find(word)
+    while at >= 0:
+        yield at
+        at = content.find(word, at + 1)
+
+# %% ../../nbs/1_data/57_riff.ipynb #d0ebf583
+def _refuse_joined(file:BinaryIO, start:int, end:int, most:int=1 << 28): # byte, byte, bytes that are searched
+    "Raise ValueError where another recording begins in a part of a file."
+    file.seek(start)
+    left, held = min(most, end - start), b""
+    while left > 0 and (piece := file.read(min(1 << 20, left))):
+        left, held = left - len(piece), held[-11:] + piece
+        for word in (b"WAVE", b"AIFF", b"AIFC"):
+            if any(held[at - 8:at - 4] in _WHOLES for at in _places(held, word) if at > 7): raise ValueError(JOINED)
+        if b"riff\x2E\x91\xCF\x11" in held: raise ValueError(JOINED)
 
 # %% ../../nbs/1_data/57_riff.ipynb #44e1720d
 def _no_sound_follows(file:BinaryIO, family:_Family, place:int, end:int) -> bool:
     "Whether what stands between the samples' end and the file's is chunks, a tag, padding, or a few bytes."
-    for begin in {place, place + -place % family.filled}:
-        if begin > end - 8: return True
-        file.seek(begin)
-        if file.read(4).ljust(4) in _NAMES: return _chain(file, family, begin, end) or True
-        if _chain(file, family, begin, end) or only_zeros(file, begin, end, 1 << 12): return True
-    return between_tags(file)[1] <= place + 1
+    if all(begin <= end - 8 and not _only_chunks(file, family, begin, end) for begin in {place, place + -place % family.filled}):
+        return between_tags(file)[1] <= place + 1
+    _refuse_joined(file, place, end)
+    return True
 
 # %% ../../nbs/1_data/57_riff.ipynb #ae6dd811
 def _says_nothing(size:int) -> bool: # as a header has it
@@ -116,14 +151,6 @@ def _last_chunks(file:BinaryIO, family:_Family, start:int, end:int) -> int: # by
         if name and size and first + size <= end + 1 and _chain(file, family, place, end): return place
     return end
 
-# %% ../../nbs/1_data/57_riff.ipynb #fa4f3e99
-def _places(content:bytes, word:bytes) -> Iterator[int]: # bytes
-    "Where a word stands in some bytes."
-    at = content.find(word)
-    while at >= 0:
-        yield at
-        at = content.find(word, at + 1)
-
 # %% ../../nbs/1_data/57_riff.ipynb #888bcf94
 def _end_said(file:BinaryIO, family:_Family) -> int: # byte; 0 where the container doesn't say it in four bytes
     "Where the file ends by its own first lines."
@@ -138,17 +165,20 @@ def _off_by_a_header(start:int, said:int, end:int, end_said:int) -> int|None: # 
     if 0 < over <= start and (whole or over in (8, start - 8, start)) or whole and -start <= over <= -8: return end - start
     return said if over == -8 and end_said == end - 8 else None
 
-# %% ../../nbs/1_data/57_riff.ipynb #d8c9ae6e
+# %% ../../nbs/1_data/57_riff.ipynb #30892342
 def _true_size(file:BinaryIO, family:_Family, start:int, said:int, end:int) -> int: # bytes
     "The bytes of sound from the start on; raises ValueError where they cannot be known."
     holds = end - start
     if said <= holds and (said or not holds) and _no_sound_follows(file, family, start + said, end): return said
-    if _says_nothing(said): return _last_chunks(file, family, start, end) - start
+    if _says_nothing(said):
+        _refuse_joined(file, start, end)
+        return _last_chunks(file, family, start, end) - start
     near = _off_by_a_header(start, said, end, _end_said(file, family))
     if near is not None: return near
     if said > holds: raise ValueError(f"truncated: the header promises {said} bytes of sound, the file holds {holds}")
     for size in range(said + 2**32, holds + 1, 2**32): # gone round, once or more
         if said < 2**32 and _no_sound_follows(file, family, start + size, end): return size
+    _refuse_joined(file, start + said, end)
     raise ValueError(f"the header promises {said} bytes of sound, and {holds - said} more follow that may be sound, too")
 
 # %% ../../nbs/1_data/57_riff.ipynb #29a06f74

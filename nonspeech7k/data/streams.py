@@ -170,6 +170,7 @@ class Sound(_Stream):
 _WIDTHS = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1} # bytes
 _CODINGS = {(1, 8): "PCM_U8", (1, 16): "PCM_16", (1, 24): "PCM_24", (1, 32): "PCM_32", (3, 32): "FLOAT", (3, 64): "DOUBLE",
             (6, 8): "ALAW", (7, 8): "ULAW"} # by a WAV file's format tag and bits
+_MPEG = b"\x50\0", b"\x55\0" # the format tags of MP2 and MP3
 Plan = tuple[list[Part], int|None] # the parts; all samples in each channel where they are proven
 
 # %% ../../nbs/1_data/62_streams.ipynb #96c40802
@@ -205,6 +206,7 @@ def _chunk_plan(file:BinaryIO) -> Plan|None:
     "The plan for a container of chunks."
     samples = sample_bytes(file)
     if samples is None: return None
+    if samples.order == "<" and samples.form[:2] in _MPEG: return _mp3_plan(Spans(file, [(samples.start, samples.size)]))
     caf = samples.order == ">" and len(samples.form) == 32
     coding = _caf_coding(samples.form) if caf else _coding(samples.form, samples.order)
     way = partial(_decoder, file)
@@ -242,10 +244,11 @@ def _flac_plan(file:BinaryIO) -> Plan:
                  partial(flac_ends_with, file, start, start + size)) for start, size in streams], None
 
 # %% ../../nbs/1_data/62_streams.ipynb #cbe62915
-def _mp3_plan(file:BinaryIO) -> Plan:
+def _mp3_plan(file:BinaryIO|Spans) -> Plan:
     "The plan for an MP3, or another of MPEG's layers."
     found, end = mp3_frames(file), between_tags(file)[1]
-    plain = partial(_span, file, found.start, end - found.start, Mpeg) if found.start else partial(_decoder, file, Mpeg)
+    bare = not found.start and not isinstance(file, Spans)
+    plain = partial(_decoder, file, Mpeg) if bare else partial(_span, file, found.start, end - found.start, Mpeg)
     joined = lambda: Mpeg(Spans(file, found.spans, found.xing))
     for way in ([plain] if found.said == found.count and found.informed == 1 else []) + [joined]:
         decoder = way()
