@@ -395,7 +395,7 @@ def test_published_tables_are_read_or_say_what_to_do(name, tmp_path):
 def test_a_table_that_was_not_read_is_named(tmp_path):
     root = write_sounds(tmp_path, "north/a.wav", "south/b.wav")
     (root / "meta.csv").write_text("filename,scene_label\na.wav,bus\nb.wav,park\n", encoding="utf-8")
-    assert "meta.csv: has a column of files, and was not read; name the table as corpus.table" in said(audit(read_corpus(root)))
+    assert "meta.csv: has a column of files and one of labels, and was not read; name the table as corpus.table" in said(audit(read_corpus(root)))
     assert read_corpus(root, table="meta.csv").labels == ("bus", "park")
 
 

@@ -10,7 +10,6 @@ __all__ = ['PARAMETERS', 'KERNEL', 'unknown_parameters', 'refuse_unknown_paramet
 import ast
 import os
 import secrets
-import sys
 from pathlib import Path
 
 from ..files import UserError, cannot_write, resource, sweep
