@@ -108,7 +108,7 @@ def groups_of_names(
     known = {cell: group(cell) for cell in counts}
     return [known[name] for name in names], list(_people_notes(counts, divided, united))
 
-# %% ../../nbs/1_data/11_people.ipynb #54733339
+# %% ../../nbs/1_data/11_people.ipynb #eb1aa1af
 def _lies_within(fine:pd.Series, coarse:pd.Series) -> bool: # groups, '' where there is none
     "Whether all clips of a fine group are in one coarse group, or it has one clip only."
     pairs = pd.DataFrame({"fine": fine, "coarse": coarse})[fine != ""]
@@ -121,7 +121,7 @@ def safe_column(
 ) -> tuple[str, list[str]]: # '' where none is safe; the others that it holds and does not only repeat
     "The column whose groups no group of another column reaches beyond."
     groups = {column: pd.Series(groups_of_names(frame[column].str.casefold().tolist())[0], dtype=object) for column in columns}
-    several = [column for column in columns if groups[column].nunique() > 1] or columns[:1]
+    several = [column for column in columns if frame[column].nunique() > 1] or columns[:1] # one word in all rows divides nothing
     for column in several:
         if not all(_lies_within(groups[other], groups[column]) for other in several): continue
         return column, [other for other in several if not _lies_within(groups[column], groups[other])]
