@@ -26,25 +26,27 @@ def names_nobody(
     "Whether a cell is empty, or says in words that nothing is known."
     return bool(_NOBODY.fullmatch(name.strip().casefold()))
 
-# %% ../../nbs/1_data/11_people.ipynb #ee008340
+# %% ../../nbs/1_data/11_people.ipynb #17c628d3
 _SURE = re.compile(r"\s*[;|&]\s*")
 _MAYBE = re.compile(r"\s*[;|&,/+]\s*|\s+(?:and|und|et|y)\s+")
 
-def _parts_of(cell:str, between:re.Pattern) -> list[str]: # names
+# %% ../../nbs/1_data/11_people.ipynb #e9ea8a93
+def _names_in_cell(cell:str, between:re.Pattern) -> list[str]: # names
     return [part for part in between.split(cell) if not names_nobody(part)]
 
+# %% ../../nbs/1_data/11_people.ipynb #682e40c9
 def _crossing(cells:dict[str, list[str]]) -> set[str]: # cell → parts; names in small letters
     "The parts that stand first in one cell and later in another."
     first, later = ({part.casefold() for parts in cells.values() for part in parts[cut] if re.search(r"[^\W\d_]", part)} for cut in (slice(1), slice(1, None)))
     return first & later
 
-# %% ../../nbs/1_data/11_people.ipynb #630e6a27
+# %% ../../nbs/1_data/11_people.ipynb #19c66555
 def _divided(
     cells:Iterable[str], # each once, of which none is nobody
 ) -> dict[str, list[str]]: # cell → the people in it, for cells that are not one name
     "The cells that name several people."
-    maybe = {cell: _parts_of(cell, _MAYBE) for cell in cells if _MAYBE.search(cell)}
-    found = {cell: _parts_of(cell, _SURE) for cell in maybe if _SURE.search(cell)}
+    maybe = {cell: _names_in_cell(cell, _MAYBE) for cell in cells if _MAYBE.search(cell)}
+    found = {cell: _names_in_cell(cell, _SURE) for cell in maybe if _SURE.search(cell)}
     known = {cell.casefold() for cell in cells if cell not in maybe} | _crossing(maybe)
     known |= {part.casefold() for parts in found.values() for part in parts}
     holders, waiting = {}, list(known)
@@ -56,12 +58,12 @@ def _divided(
             waiting += [part.casefold() for part in maybe[cell]]
     return found
 
-# %% ../../nbs/1_data/11_people.ipynb #0316bda7
-def _united(
+# %% ../../nbs/1_data/11_people.ipynb #c204db9d
+def _sets_of_people(
     divided:dict[str, list[str]], # cell → the people in it
-) -> dict[str, str]: # person, in small letters → group
-    "The group of each person who shares a clip with another."
-    above, spelled = {}, {}
+) -> list[list[str]]: # of persons in small letters
+    "The people who share clips, through whomever it be."
+    above = {}
     def top(name):
         while above[name] != name: name = above[name] = above[above[name]]
         return name
@@ -69,13 +71,22 @@ def _united(
         for person in people:
             key = person.casefold()
             above.setdefault(key, key)
-            spelled[key] = min(person, spelled.get(key, person))
             above[top(key)] = top(people[0].casefold())
     sets = {}
     for key in sorted(above): sets.setdefault(top(key), []).append(key)
-    return {key: ";".join([*(spelled[one] for one in keys[:3]), *["…"] * (len(keys) > 3)]) for keys in sets.values() for key in keys}
+    return list(sets.values())
 
-# %% ../../nbs/1_data/11_people.ipynb #529f6536
+# %% ../../nbs/1_data/11_people.ipynb #631546f0
+def _united(
+    divided:dict[str, list[str]], # cell → the people in it
+) -> dict[str, str]: # person, in small letters → group
+    "The group of each person who shares a clip with another."
+    spelled = {}
+    for person in (person for people in divided.values() for person in people):
+        spelled[person.casefold()] = min(person, spelled.get(person.casefold(), person))
+    return {key: ";".join([*(spelled[one] for one in keys[:3]), *["…"] * (len(keys) > 3)]) for keys in _sets_of_people(divided) for key in keys}
+
+# %% ../../nbs/1_data/11_people.ipynb #9c70ca86
 def _people_notes(
     counts:Counter, # cell → clips
     divided:dict[str, list[str]], # cell → the people in it
@@ -89,12 +100,19 @@ def _people_notes(
         first = few((f"'{shortened(cell, 40)}'" for cell in sorted(several)), 3)
         yield (f"{first}: several names, and whoever shares a clip is one group: {len(united):,} names are {len(set(united.values())):,} "
                f"group{'s' * (len(set(united.values())) > 1)}; leave such clips out to keep people apart")
-    unclear = {cell: _parts_of(cell, _MAYBE) for cell in counts if cell not in divided and _MAYBE.search(cell) and not re.search(r"[\d_.]", cell)}
+
+# %% ../../nbs/1_data/11_people.ipynb #2618a2b0
+def _unclear_names(
+    counts:Counter, # cell → clips
+    divided:dict[str, list[str]], # cell → the people in it
+) -> Iterator[str]:
+    "A sentence on cells that may name several people and are read as one name."
+    unclear = {cell: _names_in_cell(cell, _MAYBE) for cell in counts if cell not in divided and _MAYBE.search(cell) and not re.search(r"[\d_.]", cell)}
     often = Counter(part.casefold() for parts in unclear.values() if len(parts) > 1 for part in parts)
     doubted = [cell for cell, parts in sorted(unclear.items()) if len(parts) > 1 and any(often[part.casefold()] > 1 for part in parts)]
     if doubted: yield f"as groups, {few((repr(shortened(cell, 40)) for cell in doubted), 3)} are read as one name each; write ; in the place of the sign if they are several people"
 
-# %% ../../nbs/1_data/11_people.ipynb #55ed68f5
+# %% ../../nbs/1_data/11_people.ipynb #c5837bfe
 def groups_of_names(
     names:list[str], # one a clip, '' where there is none
 ) -> tuple[list[str], list[str]]: # the group of each clip, '' where nobody is named; sentences
@@ -106,15 +124,16 @@ def groups_of_names(
         if names_nobody(cell): return ""
         return united.get((divided.get(cell) or [cell])[0].casefold(), cell)
     known = {cell: group(cell) for cell in counts}
-    return [known[name] for name in names], list(_people_notes(counts, divided, united))
+    return [known[name] for name in names], [*_people_notes(counts, divided, united), *_unclear_names(counts, divided)]
 
-# %% ../../nbs/1_data/11_people.ipynb #eb1aa1af
+# %% ../../nbs/1_data/11_people.ipynb #da155108
 def _lies_within(fine:pd.Series, coarse:pd.Series) -> bool: # groups, '' where there is none
     "Whether all clips of a fine group are in one coarse group, or it has one clip only."
     pairs = pd.DataFrame({"fine": fine, "coarse": coarse})[fine != ""]
     seen = pairs.groupby("fine")["coarse"].agg(["nunique", "size", "min"])
     return bool(((seen["nunique"] == 1) & ((seen["min"] != "") | (seen["size"] == 1))).all())
 
+# %% ../../nbs/1_data/11_people.ipynb #c647736b
 def safe_column(
     frame:pd.DataFrame, # text
     columns:list[str], # that may say the group, best first

@@ -241,7 +241,6 @@ _OTHER_HEADERS = { # part that is needed → headers that will do where no usual
               "event_label", "scene_label", "primary_label")}
 PATH_HEADERS = USUAL_HEADERS["path"] + _OTHER_HEADERS["path"] # of a list of files
 LABEL_HEADERS = USUAL_HEADERS["label"] + _OTHER_HEADERS["label"] # of a column that may be the label
-GROUP_HEADERS = USUAL_HEADERS["group"] # of a column that may be the group
 
 # %% ../../nbs/1_data/20_tables.ipynb #fed429b6
 def _first_header(
@@ -291,15 +290,26 @@ def _refuse_two_labels(
         raise UserError(f"{table.name}: '{shortened(chosen, 80)}' and '{shortened(other, 80)}' may both be the label, and do not agree: where the first is "
                         f"'{shortened(name, 80)}', the second is '{shortened(one, 80)}' and '{shortened(two, 80)}'; say which it is as corpus.columns.label")
 
+# %% ../../nbs/1_data/20_tables.ipynb #321ccccb
+GROUP_HEADERS = USUAL_HEADERS["group"] # of a column that may be the group
+
+# %% ../../nbs/1_data/20_tables.ipynb #9918d44f
+def _group_columns(
+    table:Table, # as read
+    taken:Iterable[str], # headers that a recipe gives to other parts
+) -> list[str]: # best first
+    "The headers that may be the group."
+    plain = {plain_header(header): header for header in reversed(table.headers)}
+    free = plain.keys() - {plain_header(str(header)) for header in taken}
+    return list(dict.fromkeys(plain[plain_header(name)] for name in GROUP_HEADERS if plain_header(name) in free))
+
 # %% ../../nbs/1_data/20_tables.ipynb #baaadc41
 def _safe_group(
     table:Table, # as read
     taken:Iterable[str]=(), # headers that a recipe gives to other parts
 ) -> tuple[str, list[str]]: # '' where no column says the group; a sentence on how it was chosen, or none
     "The header of the groups; raises `UserError` where two columns may say them and neither lies within the other."
-    plain = {plain_header(header): header for header in reversed(table.headers)}
-    free = plain.keys() - {plain_header(str(header)) for header in taken}
-    found = list(dict.fromkeys(plain[plain_header(name)] for name in GROUP_HEADERS if plain_header(name) in free))
+    found = _group_columns(table, taken)
     if len(found) < 2: return (found or [""])[0], []
     chosen, others = safe_column(table.frame, found)
     named = few((f"'{shortened(other, 80)}'" for other in others), 4)
