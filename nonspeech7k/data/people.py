@@ -58,14 +58,16 @@ def _divided(
             waiting += [part.casefold() for part in maybe[cell]]
     return found
 
-# %% ../../nbs/1_data/11_people.ipynb #c204db9d
+# %% ../../nbs/1_data/11_people.ipynb #9c729987
 def _sets_of_people(
     divided:dict[str, list[str]], # cell → the people in it
 ) -> list[list[str]]: # of persons in small letters
     "The people who share clips, through whomever it be."
     above = {}
     def top(name):
-        while above[name] != name: name = above[name] = above[above[name]]
+        while above[name] != name:
+            above[name] = above[above[name]]
+            name = above[name]
         return name
     for people in divided.values():
         for person in people:
@@ -112,16 +114,17 @@ def _unclear_names(
     doubted = [cell for cell, parts in sorted(unclear.items()) if len(parts) > 1 and any(often[part.casefold()] > 1 for part in parts)]
     if doubted: yield f"as groups, {few((repr(shortened(cell, 40)) for cell in doubted), 3)} are read as one name each; write ; in the place of the sign if they are several people"
 
-# %% ../../nbs/1_data/11_people.ipynb #c5837bfe
+# %% ../../nbs/1_data/11_people.ipynb #8d90e72e
 def groups_of_names(
     names:list[str], # one a clip, '' where there is none
 ) -> tuple[list[str], list[str]]: # the group of each clip, '' where nobody is named; sentences
     "Groups that share no person."
     counts = Counter(names)
-    divided = _divided([cell for cell in counts if not names_nobody(cell)])
+    nobody = {cell for cell in counts if names_nobody(cell)}
+    divided = _divided([cell for cell in counts if cell not in nobody])
     united = _united(divided)
     def group(cell):
-        if names_nobody(cell): return ""
+        if cell in nobody: return ""
         return united.get((divided.get(cell) or [cell])[0].casefold(), cell)
     known = {cell: group(cell) for cell in counts}
     return [known[name] for name in names], [*_people_notes(counts, divided, united), *_unclear_names(counts, divided)]
