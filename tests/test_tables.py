@@ -395,7 +395,7 @@ def test_published_tables_are_read_or_say_what_to_do(name, tmp_path):
 def test_a_table_that_was_not_read_is_named(tmp_path):
     root = write_sounds(tmp_path, "north/a.wav", "south/b.wav")
     (root / "meta.csv").write_text("filename,scene_label\na.wav,bus\nb.wav,park\n", encoding="utf-8")
-    assert "meta.csv: has a column of files, and was not read; name the table as corpus.table" in said(audit(read_corpus(root)))
+    assert "meta.csv: has a column of files and one of labels, and was not read; name the table as corpus.table" in said(audit(read_corpus(root)))
     assert read_corpus(root, table="meta.csv").labels == ("bus", "park")
 
 
@@ -511,3 +511,97 @@ def test_bare_names_in_labels_csv_are_found_in_their_folders(tmp_path):
     assert not corpus.problems and corpus.manifest["group"].tolist() == ["s0", "s1", "s0", "s1"]
     (root / "labels.csv").write_text("filename,class\n" + "".join(f"{label}{number}.wav,{label}\n" for label in ("cough", "laugh") for number in range(2)), encoding="utf-8")
     assert read_corpus(root, labels_from="table").labels == ("cough", "laugh")
+
+
+# Who is heard
+
+def spoken(root: Path, header: str, *cells: str) -> Path:
+    "Two classes of clips with a labels.csv of these cells, a row a clip of each class."
+    write_sounds(root, *classes("cough", "laugh", clips=len(cells)))
+    rows = [f"{name}/{number}.wav,{cell}" for name in ("cough", "laugh") for number, cell in enumerate(cells)]
+    (root / "labels.csv").write_text("\n".join([f"file,{header}", *rows]) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize(("cells", "group"), [
+    (["r1,Ann", "r2,Ann", "r3,Ben", "r4,ben"], "speaker"), (["Ann,1", "Ann,2", "Ben,3", "Ben,4"], "group"), (["all,Ann", "all,Ann", "all,Ben", "all,Ben"], "speaker"),
+    (["r1,Ann", "r1,Ann", "r2,n/a", "r3,Ann"], None), (["Mon,Ann", "Tue,Ann", "Mon,Ben", "Tue,Ben"], None), (["r1,Ann", "r2,Ann", "r3,Ben", "r3,Ann;Ben"], "speaker")])
+def test_of_two_columns_of_groups_the_safe_one_is_taken(cells, group, tmp_path):
+    root = spoken(tmp_path, "group,speaker", *cells)
+    if group:
+        corpus = read_corpus(root)
+        for person in ("Ann", "Ben"):
+            of = corpus.manifest[corpus.manifest["speaker"].str.contains(person, case=False)] if group == "speaker" else corpus.manifest[corpus.manifest["group"] == person]
+            assert of["group"].nunique() == 1
+        assert any(f"groups are those of '{group}'" in note for note in corpus.notes) == ("all" not in cells[0])
+    else:
+        with pytest.raises(UserError, match="'group', 'speaker' may each say .* corpus.columns.group"): read_corpus(root)
+    assert set(read_corpus(root, columns={"group": "speaker"}).manifest["group"]) & {"Ann", "Ann;Ben", "1"}
+
+
+def test_a_cell_that_names_nobody_is_no_speaker(tmp_path):
+    cells = ["unknown", "NA", "n/a", "-", "?", "none", "null", "nan", "anonymous", "", "Ann", "Nana"]
+    found = audit(read_corpus(spoken(tmp_path, "speaker", *cells)))
+    assert found["groups"] == 22 and "20 clips without a group" in said(found) and "'n/a' (2)" in said(found)
+    folders = read_corpus(write_sounds(tmp_path / "folders", *classes("Ann/cough", "unknown/cough", "unknown/laugh", "Ben/laugh")), levels="group/label")
+    assert sorted(folders.manifest["group"].value_counts()) == [1] * 6 + [3, 3]
+
+
+@pytest.mark.parametrize("sign", [";", " ; ", "|", "&", " & ", ",", ", ", "/", "+", " and "])
+def test_people_who_share_a_clip_are_one_group(sign, tmp_path):
+    root = spoken(tmp_path, "speaker", "Ann", "ben", "Carl", "Dora", f'"Ann{sign}Ben"', f'"Carl{sign}unknown"', "Dora")
+    corpus = read_corpus(root)
+    clips = corpus.manifest
+    assert set(clips["group"]) == {"Ann;Ben", "Carl", "Dora"} and "3 names" in "".join(corpus.notes)
+    assert not len(leaks(assign_folds(clips.assign(split="train"), "grouped", 2, 0)))
+    assert clips["speaker"].str.contains("Ann").sum() == 4, "the table's own cells are kept"
+
+
+def test_signs_within_a_name_divide_nothing(tmp_path):
+    corpus = read_corpus(spoken(tmp_path, "speaker", '"Smith, John"', "site/1", "site/2", "AC/DC", "1/2", "2/2"))
+    assert corpus.manifest["group"].nunique() == 6 and not corpus.notes
+
+
+def test_a_table_of_speakers_beside_class_folders_is_named_and_its_way_out_works(tmp_path):
+    root = spoken(tmp_path, "speaker", "Ann", "Ben", "Ann")
+    (root / "labels.csv").rename(root / "speakers.csv")
+    assert "name speakers.csv as corpus.table" in said(audit(read_corpus(root)))
+    named = read_corpus(root, table="speakers.csv")
+    assert named.layout == "folders" and named.labels == ("cough", "laugh") and set(named.manifest["group"]) == {"Ann", "Ben"}
+    (root / "labels.csv").write_text("file,label,speaker\ncough/0.wav,cough,Ann\nlaugh/0.wav,laugh,Ann\n", encoding="utf-8")
+    both = read_corpus(root, table="labels.csv")
+    assert both.layout == "csv" and set(both.manifest["group"]) == {"Ann"}
+    (root / "labels.csv").rename(root / "metadata.csv")
+    (root / "speakers.csv").unlink()
+    assert "one of labels and one of speakers or other groups, and was not read; name metadata.csv as corpus.table" in said(audit(read_corpus(root)))
+    assert set(read_corpus(root, table="metadata.csv").manifest["group"]) == {"Ann"}
+
+
+# Classes of no class
+
+@pytest.mark.parametrize("name", ["nan", "-", "None", "?", "unlabeled", "unsorted", "rejected", "misc", "other", "_unknown_"])
+def test_a_class_that_says_nothing_is_doubted(name, tmp_path):
+    found = audit(read_corpus(write_sounds(tmp_path, *classes("cough", "laugh", name))))
+    assert f"clips without a class are: {name} (3)" in said(found) and found["fit"]["answer"] == "with care"
+    table = corpus_of(tmp_path, f"path,label\ncough/0.wav,cough\nlaugh/0.wav,laugh\n{name}/0.wav,{name}\n")
+    assert f"{name} (1)" in class_doubts(table)[0]
+
+
+def test_a_folder_that_holds_the_classes_again_is_asked_about(tmp_path):
+    root = write_sounds(tmp_path, *classes("cough", "laugh", "youtube/Cough", "youtube/laugh"))
+    found = audit(read_corpus(root))
+    assert "youtube: it holds folders that are called like those beside it" in said(found) and found["fit"]["answer"] == "not yet"
+    kept = read_corpus(root, levels="label")
+    assert kept.labels == ("cough", "laugh", "youtube") and not kept.problems
+
+
+def test_splits_of_several_folders_are_known_by_their_first_words(tmp_path):
+    tops = ("train_curated", "train_noisy", "test")
+    root = write_sounds(tmp_path, *classes(*(f"{top}/{label}" for top in tops for label in ("cough", "laugh"))))
+    corpus = read_corpus(root)
+    assert corpus.labels == ("cough", "laugh") and not corpus.problems and "train_noisy as train" in corpus.notes[0]
+    assert corpus.manifest["split"].value_counts().to_dict() == {"train": 12, "test": 6}
+    assert read_corpus(root, levels="split/label").manifest.equals(corpus.manifest)
+    assert read_corpus(root, levels="label").labels == ("test", "train_curated", "train_noisy")
+    horns = read_corpus(write_sounds(tmp_path / "horns", *classes("train_horn/near", "train_horn/far", "test_tone/near", "test_tone/far")))
+    assert horns.labels == ("test_tone", "train_horn")

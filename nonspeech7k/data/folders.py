@@ -15,9 +15,10 @@ import pandas as pd
 
 from .byname import find_here_or_by_name
 from .finding import NOT_A_FILE, corpus_root, given_path, is_audio, walk
-from .folderlevels import Levels, guess_levels, is_noise, noise_notes, read_levels
+from .folderlevels import Levels, guess_levels, is_noise, noise_notes, read_levels, sides
 from .manifest import MANIFEST, Corpus, Problem, list_problems
-from .naming import fold_number, one_name, split_name
+from .naming import fold_number, one_name
+from .people import groups_of_names
 from .rows import Rows, corpus_of_rows, files_of_rows, lower_texts, manifest_columns, of_another_machine, reject_untrained
 from .tables import USUAL_HEADERS, Table, map_columns, read_table, rows_where
 from ..files import UserError
@@ -40,9 +41,9 @@ def _clips_in_folders(
 ) -> pd.DataFrame: # path, label, split, fold, group
     "The clips with what their folders say."
     named = [{word: one_name(name) for word, name in zip(words, path.split("/")[:-1])} for path in paths]
-    sides = [split_name(names.get("split", "")) for names in named]
+    side = sides({names.get("split", "") for names in named})
     columns = {"path": paths, "label": [names["label"] for names in named],
-               "split": ["train" if side == "validation" else side for side in sides],
+               "split": [side[names.get("split", "")].replace("validation", "train") for names in named],
                "fold": [fold_number(names.get("fold", "")) for names in named], "group": [names.get("group", "") for names in named]}
     return pd.DataFrame(columns, dtype=object)
 
@@ -87,7 +88,7 @@ def _validation_notes(
     "A sentence about validation splits that were told to be read."
     level = words.index("split") if "split" in words else len(words)
     names = sorted({path.split("/")[level] for path in paths if path.count("/") > level})
-    odd = [name for name in names if split_name(name) == "validation"] if level < len(words) else []
+    odd = [name for name, side in sides(names).items() if side == "validation"] if level < len(words) else []
     return [f"the folder {', '.join(odd)} counts as train, since folds take the part of validation"] * bool(odd)
 
 # %% ../../nbs/1_data/35_folders.ipynb #ca175d35
@@ -241,7 +242,9 @@ def _corpus_without_table(
         for label in untrained]
     rows = Rows([Table("", clips[~clips["label"].isin(untrained)], {}, folders.levels.notes)], (), problems)
     path, frame = rows.frame["path"], rows.frame
-    columns = dict(path=path, label=frame["label"], group=frame["group"].where(frame["group"] != "", path), split=frame["split"],
+    groups, notes = groups_of_names(list(frame["group"]))
+    rows.notes += notes
+    columns = dict(path=path, label=frame["label"], group=[group or own for group, own in zip(groups, path)], split=frame["split"],
                    fold=frame["fold"].replace("", "0").astype(int).to_numpy(), duration=np.nan)
     return corpus_of_rows(root, "folders", rows, columns, [], sorted(set(clips["label"])), level=folders.levels.label + 1)
 

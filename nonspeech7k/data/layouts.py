@@ -18,7 +18,7 @@ from .manifest import Corpus
 from .naming import plain_header, split_name
 from .nonspeech7k import nonspeech7k_tables, read_nonspeech7k
 from .published import published_table
-from .tables import LABEL_HEADERS, PATH_HEADERS, is_table, plain_headers
+from .tables import GROUP_HEADERS, LABEL_HEADERS, PATH_HEADERS, is_table, plain_headers
 from ..files import UserError
 from ..names import few
 
@@ -72,6 +72,20 @@ def _lacking_table(root:Path) -> str: # of the corpus; a sentence, or ''
     odd = next((name for name in sorted(os.listdir(root)) if is_table(name)), "")
     return odd and f" {odd} has no column of files, such as 'path', or none of labels, such as 'label'; rename them there."
 
+# %% ../../nbs/1_data/50_layouts.ipynb #d6dcddae
+_FILES, _LABELS, _GROUPS = ({plain_header(header) for header in headers} for headers in (PATH_HEADERS, LABEL_HEADERS, GROUP_HEADERS))
+
+def _says_who(
+    root:Path, # of the corpus
+    given:dict, # the settings that say something, with a table
+) -> bool:
+    "Whether a table says of clips in folders who speaks, and not what their labels are."
+    path, columns = Path(given["table"]).expanduser(), given.get("columns") or {}
+    known = plain_headers(root/path) or plain_headers(path) or set()
+    if "label" in columns or {"labels", "labels_per_clip"} & given.keys() or known & _LABELS or not known & _FILES: return False
+    folders = {name.rpartition("/")[0] for name, _ in walk(root, closed=[]) if is_audio(name)} - {""}
+    return len(folders) > 1 and bool(known & _GROUPS or "group" in columns)
+
 # %% ../../nbs/1_data/50_layouts.ipynb #33207e88
 def _recognise_layout(
     root:Path, # of the corpus
@@ -79,7 +93,7 @@ def _recognise_layout(
 ) -> str: # one of `LAYOUTS`
     "The layout of a root; raises `UserError` that says what was looked for."
     if "levels" in given or "labels_from" in given: return "folders"
-    if "table" in given: return "csv"
+    if "table" in given: return "folders" if _says_who(root, given) else "csv"
     complete, near = nonspeech7k_tables(root)
     if complete or "train_table" in given or "test_table" in given: return "nonspeech7k"
     if esc50_table(root): return "esc50"
@@ -97,21 +111,23 @@ def _recognise_layout(
                     f"meta/esc50.csv (esc50), metadata/UrbanSound8K.csv, folders with audio files (.wav, .flac, .mp3, …) and a "
                     f"table of files and labels beside sounds; correct corpus.root, or name your table as corpus.table{there}")
 
-# %% ../../nbs/1_data/50_layouts.ipynb #d6dcddae
-_FILES, _LABELS = ({plain_header(header) for header in headers} for headers in (PATH_HEADERS, LABEL_HEADERS))
-
 # %% ../../nbs/1_data/50_layouts.ipynb #5fd9c6d1
 def _unread_tables(
     root:Path, # of a corpus in class folders
     classes:int, # how many its folders have
+    grouped:bool=False, # whether its groups are known
 ) -> list[str]: # sentences
-    "Which tables below a root may say the classes, and were not read."
+    "Which tables below a root may say the classes or the groups, and were not read."
     tables = [path for path, is_file in walk(root, closed=[]) if is_file and is_table(path) and path.count("/") <= 2
               and path.lower() not in ("labels.csv", "labels.tsv")]
-    found = [path for path in tables[:20] if (known := plain_headers(root/path)) and known & _FILES and (known & _LABELS or classes < 2)]
+    wanted = _LABELS if grouped else _LABELS | _GROUPS
+    found = {path: known for path in tables[:20] if (known := plain_headers(root/path)) and known & _FILES and (known & wanted or classes < 2)}
     if not found: return []
-    first = f"{few(found)}: {'has' if len(found) == 1 else 'have'} a column of files"
-    return [f"{first}, and {'was' if len(found) == 1 else 'were'} not read; name the table as corpus.table if it says the classes"]
+    has = ["a column of files", *(f"one of {word}" for word, names in (("labels", _LABELS), ("speakers or other groups", _GROUPS)) if any(known & names for known in found.values()))]
+    first = f"{few(found)}: {'has' if len(found) == 1 else 'have'} {few(has, 3, between=' and ')}, and {'was' if len(found) == 1 else 'were'} not read"
+    spoken = [] if grouped else [path for path, known in found.items() if known & _GROUPS]
+    return [f"{first}; name {spoken[0]} as corpus.table, so that nobody stands on both sides of a split" if spoken else
+            f"{first}; name the table as corpus.table if it says the classes"]
 
 # %% ../../nbs/1_data/50_layouts.ipynb #4ed258ec
 def read_corpus(
@@ -136,4 +152,4 @@ def read_corpus(
     if layout == "csv" and not given["table"]: raise UserError("corpus.table: the layout csv needs it; name the CSV")
     corpus = reader(root, **given)
     if layout != "folders" or {"table", "levels", "labels_from"} & set(given): return corpus
-    return replace(corpus, notes=(*corpus.notes, *_unread_tables(root, len(corpus.labels))))
+    return replace(corpus, notes=(*corpus.notes, *_unread_tables(root, len(corpus.labels), (corpus.manifest["group"] != corpus.manifest["path"]).any())))

@@ -23,6 +23,7 @@ from .byname import find_here_or_by_name
 from .manifest import MANIFEST, MOST, SEPARATOR, Corpus, Problem, classes_in, each_label, list_problems
 from .marks import NO_PARTS, OTHER, PART, Marks, file_length, find_marks, what_rows_mean
 from .naming import one_name, one_spelling, plain_header, split_name
+from .people import groups_of_names
 from .tables import Table
 from ..names import few
 from ..places import why_not_here
@@ -380,7 +381,9 @@ def manifest_columns(
     wrong = ~split.isin(["train", "test", ""])
     way_out = {"test": "write test", "validation": "write train", "": "write one of them, or leave the cell empty"}
     rows.reject(wrong, "split", lambda row: f"'{split[row]}' is neither train nor test; {way_out[split_name(split[row])]}; folds take the part of validation")
-    group = [group or path for group, path in zip(rows.frame["group"], files)]
+    groups, notes = groups_of_names(list(rows.frame["group"]))
+    rows.notes += notes
+    group = [group or path for group, path in zip(groups, files)]
     return dict(path=files, group=group, split=split, fold=folds(rows, "fold", needed=False),
                 duration=durations_of_files(rows, files, root))
 
