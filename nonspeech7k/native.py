@@ -121,6 +121,7 @@ def _compile(compiler:list[str], target:Path) -> Path: # with its options
         command = [*compiler, *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", str(partial)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=target.parent) # nothing lies there that it could include
         if done.returncode: raise Obstacle(f"{compiler[0]} could not compile them: {_first_error(done.stderr)}")
+        if not target.is_file() and not target.is_dir(): target.unlink(missing_ok=True) # a pipe, or a link to nowhere
         write_bytes(target, _sealed(partial.read_bytes()))
         target.chmod(0o600)
     finally: partial.unlink(missing_ok=True)

@@ -379,7 +379,7 @@ def manifest_columns(
     "The manifest's columns from a table, apart from the label; rejects impossible splits, folds and durations."
     split = lower_texts(rows.frame["split"]).replace({"training": "train", "testing": "test"})
     wrong = ~split.isin(["train", "test", ""])
-    way_out = {"test": "write test", "validation": "write train", "": "write one of them, or leave the cell empty"}
+    way_out = {"train": "write train", "test": "write test", "validation": "write train", "": "write one of them, or leave the cell empty"}
     rows.reject(wrong, "split", lambda row: f"'{split[row]}' is neither train nor test; {way_out[split_name(split[row])]}; folds take the part of validation")
     groups, notes = groups_of_names(list(rows.frame["group"]))
     rows.notes += notes
