@@ -264,3 +264,9 @@ def test_checking_a_bank_takes_little(tmp_path):
     assert bank._rows_that_differ.cache_info().misses == before + 1
     flip(path, 0.95)
     assert bank._rows_that_differ(path, tuple(bank.stamp_of(path)), 10, sums, None) == (3,)
+
+
+def test_a_record_that_does_not_say_what_it_was_made_of_is_read():
+    from nonspeech7k.runs.stamps import stamp_of
+    record = {"version": "0", "settings": {}}
+    assert stamp_of({}, "1_eda", record | {"made_of": None}) == stamp_of({}, "1_eda", record | {"made_of": {}}) == stamp_of({}, "1_eda", record)

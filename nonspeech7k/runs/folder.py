@@ -192,7 +192,7 @@ def _file_changes(run:Run) -> dict[str, list[str]]: # stage → halves of senten
             raise UserError(f"{run.folder}: {what}: {said}") from error
         if found["1_eda"]: found["1_eda"] = _corpus_keys(run) + found["1_eda"]
     for name in STAGES[1:]:
-        kept = stages.get(name, {}).get("made_of", {})
+        kept = stages.get(name, {}).get("made_of") or {}
         now = made_of(run.recipe, name, run.folder) if kept else {}
         found[name] = [f"{key}: has changed" for key in kept if now.get(key) and now[key] != kept[key]]
     return found

@@ -38,7 +38,7 @@ def stamp_of(
     "The digest of all that a stage depends on, the stages before it among that."
     place = STAGES.index(name)
     before = records.get(STAGES[place - 1], {}).get("stamp", "") if place else ""
-    contents = {key: value for key, value in record.get("made_of", {}).items() if key != "tables"}
+    contents = {key: value for key, value in (record.get("made_of") or {}).items() if key != "tables"}
     text = json.dumps([before, record.get("version"), record.get("settings"), contents], sort_keys=True)
     return digest_of(text)
 
