@@ -22,8 +22,8 @@ test: export NONSPEECH7K_PROGRESS = off
 test: lint ## install and test: style and types, the notebooks, then whole runs, packaging and house rules
 	@echo "== The notebooks, two at a time (nbdev_test)"
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --path nbs --n_workers 2 --do_print
-	@echo "== What no notebook can hold (pytest tests)"
-	@$(BIN)/python -m pytest tests
+	@echo "== What no notebook can hold, two files at a time (pytest tests)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 lint: $(INSTALLED) ## look over notebooks and tests (ruff) and the types of the package (pyrefly), in seconds
 	@echo "== Style (ruff) and types (pyrefly)"

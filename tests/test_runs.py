@@ -21,9 +21,9 @@ ENVIRONMENT = {"NONSPEECH7K_PROGRESS": "off", "OMP_NUM_THREADS": "1"}
 
 
 def start(*arguments, cwd: Path | None = None) -> subprocess.Popen:
-    "A command in a session of its own, as a terminal would have it: also Ctrl-C counts, which programs in the background ignore, and a terminal that closes, which nohup hides."
+    "A command in a session of its own, as a terminal would have it: also Ctrl-C and Ctrl-\\ count, which programs in the background ignore, and a terminal that closes, which nohup hides."
     def as_usual():
-        for number in (signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT): signal.signal(number, signal.SIG_DFL)
     return subprocess.Popen([*PROGRAM, *map(str, arguments)], cwd=cwd, env={**os.environ, **ENVIRONMENT}, start_new_session=True,
                             preexec_fn=as_usual, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -8,6 +8,7 @@ __all__ = ['LAYOUTS', 'SETTINGS', 'read_corpus']
 # %% ../../nbs/1_data/50_layouts.ipynb #7ffbbf1d
 import os
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from .csvtable import read_csv
@@ -72,39 +73,50 @@ def _lacking_table(root:Path) -> str: # of the corpus; a sentence, or ''
     odd = next((name for name in sorted(os.listdir(root)) if is_table(name)), "")
     return odd and f" {odd} has no column of files, such as 'path', or none of labels, such as 'label'; rename them there."
 
+# %% ../../nbs/1_data/50_layouts.ipynb #08ee1dfc
+class _Below:
+    "What lies below the root of a corpus, looked for once, and only when it is asked for."
+    def __init__(self, root:Path): self.root, self.closed = root, [] # folders that cannot be read, once `entries` are known
+
+    @cached_property
+    def entries(self) -> list[tuple[str, bool]]: return list(walk(self.root, closed=self.closed)) # path, and whether it is a file
+
+    @cached_property
+    def table(self) -> str: return _table_beside(self.root) # of files and labels, in the root
+
 # %% ../../nbs/1_data/50_layouts.ipynb #d6dcddae
 _FILES, _LABELS, _GROUPS = ({plain_header(header) for header in headers} for headers in (PATH_HEADERS, LABEL_HEADERS, GROUP_HEADERS))
 
 def _says_who(
-    root:Path, # of the corpus
+    below:_Below, # the root of the corpus
     given:dict, # the settings that say something, with a table
 ) -> bool:
     "Whether a table says of clips in folders who speaks, and not what their labels are."
     path, columns = Path(given["table"]).expanduser(), given.get("columns") or {}
-    known = plain_headers(root/path) or plain_headers(path) or set()
+    known = plain_headers(below.root/path) or plain_headers(path) or set()
     if "label" in columns or {"labels", "labels_per_clip"} & given.keys() or known & _LABELS or not known & _FILES: return False
-    folders = {name.rpartition("/")[0] for name, _ in walk(root, closed=[]) if is_audio(name)} - {""}
+    folders = {name.rpartition("/")[0] for name, _ in below.entries if is_audio(name)} - {""}
     return len(folders) > 1 and bool(known & _GROUPS or "group" in columns)
 
 # %% ../../nbs/1_data/50_layouts.ipynb #33207e88
 def _recognise_layout(
-    root:Path, # of the corpus
+    below:_Below, # the root of a corpus
     given:dict, # the settings that say something
 ) -> str: # one of `LAYOUTS`
     "The layout of a root; raises `UserError` that says what was looked for."
     if "levels" in given or "labels_from" in given: return "folders"
-    if "table" in given: return "folders" if _says_who(root, given) else "csv"
+    if "table" in given: return "folders" if _says_who(below, given) else "csv"
+    root = below.root
     complete, near = nonspeech7k_tables(root)
     if complete or "train_table" in given or "test_table" in given: return "nonspeech7k"
     if esc50_table(root): return "esc50"
     if published_table(root): return "csv"
     if near: return "nonspeech7k"
-    entries = walk(root, closed=(closed := []))
-    holders = {path.rpartition("/")[0] for path, _ in entries if is_audio(path)}
+    holders = {path.rpartition("/")[0] for path, _ in below.entries if is_audio(path)}
     no_classes = len(holders) == 1 or all(split_name(holder.rpartition("/")[2]) for holder in holders)
-    if holders and no_classes and not closed and _table_beside(root): return "csv"
-    if holders - {""} or closed: return "folders"
-    tables = [path for path, is_file in walk(root, closed=[]) if is_file and is_table(path)][:3]
+    if holders and no_classes and not below.closed and below.table: return "csv"
+    if holders - {""} or below.closed: return "folders"
+    tables = [path for path, is_file in below.entries if is_file and is_table(path)][:3]
     there = f" (there is {', '.join(tables)})" if tables else ""
     lacks = _lacking_table(root) if holders else ""
     raise UserError(f"{root}: no layout recognised.{lacks} Looked for a CSV with Filename and Class ID (nonspeech7k), "
@@ -113,15 +125,15 @@ def _recognise_layout(
 
 # %% ../../nbs/1_data/50_layouts.ipynb #5fd9c6d1
 def _unread_tables(
-    root:Path, # of a corpus in class folders
+    below:_Below, # the root of a corpus in class folders
     classes:int, # how many its folders have
     grouped:bool=False, # whether its groups are known
 ) -> list[str]: # sentences
     "Which tables below a root may say the classes or the groups, and were not read."
-    tables = [path for path, is_file in walk(root, closed=[]) if is_file and is_table(path) and path.count("/") <= 2
+    tables = [path for path, is_file in below.entries if is_file and is_table(path) and path.count("/") <= 2
               and path.lower() not in ("labels.csv", "labels.tsv")]
     wanted = _LABELS if grouped else _LABELS | _GROUPS
-    found = {path: known for path in tables[:20] if (known := plain_headers(root/path)) and known & _FILES and (known & wanted or classes < 2)}
+    found = {path: known for path in tables[:20] if (known := plain_headers(below.root/path)) and known & _FILES and (known & wanted or classes < 2)}
     if not found: return []
     has = ["a column of files", *(f"one of {word}" for word, names in (("labels", _LABELS), ("speakers or other groups", _GROUPS)) if any(known & names for known in found.values()))]
     first = f"{few(found)}: {'has' if len(found) == 1 else 'have'} {few(has, 3, between=' and ')}, and {'was' if len(found) == 1 else 'were'} not read"
@@ -139,17 +151,17 @@ def read_corpus(
 ) -> Corpus: # with its problems; `check_corpus` raises them
     """The corpus of a folder;
     raises `UserError` where there is nothing to read or a setting does not fit the layout."""
-    given, root = _given_settings(settings), corpus_root(root)
+    given, below = _given_settings(settings), _Below(corpus_root(root))
     if layout not in LAYOUTS:
         raise UserError(f"corpus.layout: there is no '{layout}'; choose from {', '.join(LAYOUTS)}")
-    if layout == "auto": layout = _recognise_layout(root, given)
+    if layout == "auto": layout = _recognise_layout(below, given)
     reader, keys = _LAYOUT_READERS[layout]
     for key in given:
         if key not in keys:
             raise UserError(f"corpus.{key}: the layout {layout} has no use for it; "
                             "remove it or change corpus.layout")
-    if layout == "csv" and "table" not in given: given["table"] = published_table(root) or _table_beside(root)
+    if layout == "csv" and "table" not in given: given["table"] = published_table(below.root) or below.table
     if layout == "csv" and not given["table"]: raise UserError("corpus.table: the layout csv needs it; name the CSV")
-    corpus = reader(root, **given)
+    corpus = reader(below.root, **given)
     if layout != "folders" or {"table", "levels", "labels_from"} & set(given): return corpus
-    return replace(corpus, notes=(*corpus.notes, *_unread_tables(root, len(corpus.labels), (corpus.manifest["group"] != corpus.manifest["path"]).any())))
+    return replace(corpus, notes=(*corpus.notes, *_unread_tables(below, len(corpus.labels), (corpus.manifest["group"] != corpus.manifest["path"]).any())))
