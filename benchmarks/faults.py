@@ -11,7 +11,8 @@ def faults_table(found: dict, # the content of results/faults.json
     rows = [[row["door"], f"{row['cases']:,}", f"{row['answered']:,}", f"{row['escapes']}"] for row in found.get("doors", [])]
     rows += [[row["attack"], f"{row['cases']:,}", "", f"{len(row['escapes'])}"] for row in found.get("runs", [])]
     lines = [" | ".join(cells) for cells in (["door or attack", "cases", "answered", "escapes"], ["---", "---:", "---:", "---:"], *rows)]
-    return "\n".join(f"| {line} |" for line in lines)
+    notes = [f"*{row['door']}*: {row['note']}." for row in found.get("doors", []) if row.get("note")]
+    return "\n\n".join(["\n".join(f"| {line} |" for line in lines), *notes])
 
 
 if __name__ == "__main__": print(faults_table(json.loads(RESULTS.read_text(encoding="utf-8"))))

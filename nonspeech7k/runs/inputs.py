@@ -160,9 +160,10 @@ def _kept_paths(
     folder:Path, # of the run
     root:Path, # of the corpus
 ) -> list[Path]:
-    "The clips that a run was made of, wherever a table found them."
+    "The clips that a run was made of, wherever a table found them; a folder is none, and is not gone through."
     kept = folder/"corpus.csv"
-    return [root/path for path in _kept_table(kept)["path"]] if kept.exists() else []
+    named = (root/path for path in _kept_table(kept)["path"]) if kept.exists() else ()
+    return [path for path in named if not os.path.isdir(path)]
 
 def look_at_corpus(
     recipe:Recipe,
@@ -293,7 +294,8 @@ def differences_of_corpus(
 ) -> list[str]:
     "What differs between the corpus of a run and what there is now; raises `UserError` where that cannot be read."
     now = corpus_made_of(recipe, folder)
-    if now is None or before and now["corpus"] == before["corpus"]: return []
+    if now is None or before and now["corpus"] == before.get("corpus"): return []
+    if before and "corpus" not in before: return ["its records do not say which corpus it was made of"]
     kept = folder/("corpus.csv" if before else "manifest.csv")
     if not kept.exists(): return ["its corpus is another one"] if before else []
     table = with_digests(read_recipe_corpus(recipe), recipe)
