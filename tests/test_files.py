@@ -13,9 +13,11 @@ NETWORKS = {
     "residual": {"channels": [4, 8, 8], "hidden": 16}, "image_cnn": {"channels": [4, 8], "hidden": 16},
     "segments": {"filters": [4, 8], "hidden": 16}, "lstm": {"hidden": 8, "layers": 2},
     "attention": {"channels": [4, 8], "hidden": 8, "heads": 2}, "waveform": {"channels": [4, 8], "hidden": 8},
-    "timm": {"model": "resnet10t"}, "transformer": {"hidden": 16, "layers": 2, "heads": 2}}
-LIBRARIES = ("torch", "pandas", "timm", "transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogram_transformer")
-FRONT_ENDS = {"waveform": {"kind": "waveform"}, "transformer": {"kind": "transformer", "n_mels": 32, "frames": 64}}
+    "timm": {"model": "resnet10t"}, "transformer": {"hidden": 16, "layers": 2, "heads": 2},
+    "encoder": {"hidden": 16, "layers": 2, "heads": 2, "config": {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}}}
+LIBRARIES = ("torch", "pandas", "timm", "transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogram_transformer",
+             "transformers.models.wav2vec2.modeling_wav2vec2")
+FRONT_ENDS = {"waveform": {"kind": "waveform"}, "encoder": {"kind": "waveform", "normalise": "clip"}, "transformer": {"kind": "transformer", "n_mels": 32, "frames": 64}}
 
 
 def configuration(kind:str, **changes) -> dict:
@@ -54,7 +56,9 @@ def attacks(folder:Path) -> dict[str, Path]:
             "weights": ask("weights", "timm", model="resnet10t", weights="hub"),
             "place": ask("place", "transformer", weights="/etc"), "name": ask("name", "transformer", weights="MIT/ast-finetuned"),
             "kernel": ask("kernel", "transformer", config={"attn_implementation": "somebody/kernel"}),
-            "code": ask("code", "transformer", config={"auto_map": {"AutoModel": "somebody/code"}})}
+            "code": ask("code", "transformer", config={"auto_map": {"AutoModel": "somebody/code"}}),
+            "foreign": ask("foreign", "encoder", config={"auto_map": {"AutoModel": "somebody/code"}}), "moments": ask("moments", "encoder", config={"conv_stride": [1] * 7}),
+            "elsewhere": ask("elsewhere", "residual", weights="/etc/passwd")}
 
 
 def load_all(places:list[str]) -> list[str]:

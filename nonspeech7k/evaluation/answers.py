@@ -68,30 +68,30 @@ def stacked(
     return torch.from_numpy(np.stack(waveforms)).to(classifier.device)
 
 # %% ../../nbs/5_evaluation/56_answers.ipynb #4a21955f
-Opinion = tuple[np.ndarray, float, bool] # a window's probabilities (classes,), its familiarity, whether it is silent
+Opinion = tuple[np.ndarray, float, bool, np.ndarray] # a window's probabilities (classes,), its familiarity, whether it is silent, its embedding (units,) or (0,)
 
 @torch.no_grad()
-def _opinions(classifier:nn.Module, waveforms:Sequence[np.ndarray], silent:Sequence[bool]) -> list[Opinion]:
+def _opinions(classifier:nn.Module, waveforms:Sequence[np.ndarray], silent:Sequence[bool], embeds:bool=False) -> list[Opinion]:
     "What a classifier makes of some windows, of each of which it is known whether anything can be heard."
-    logits = classifier(stacked(classifier, waveforms))
-    return list(zip(
-        to_probabilities(logits, classifier.labels_per_clip), _familiar(classifier, logits), silent))
+    batch = stacked(classifier, waveforms)
+    logits, embeddings = classifier.answer_and_embed(batch) if embeds else (classifier(batch), np.empty((len(batch), 0), np.float32))
+    return list(zip(to_probabilities(logits, classifier.labels_per_clip), _familiar(classifier, logits), silent, embeddings))
 
 # %% ../../nbs/5_evaluation/56_answers.ipynb #9eec4c71
 def _pooled(opinions:list[Opinion]) -> Opinion:
     "A file's opinion: the mean of those of its windows that are not silent, or of all where all are."
-    rows, scores, silent = map(np.array, zip(*opinions))
+    rows, scores, silent, embeddings = map(np.array, zip(*opinions))
     heard = ~silent if not silent.all() else silent
-    return rows[heard].mean(axis=0), float(scores[heard].mean()), bool(silent.all())
+    return rows[heard].mean(axis=0), float(scores[heard].mean()), bool(silent.all()), embeddings[heard].mean(axis=0)
 
 # %% ../../nbs/5_evaluation/56_answers.ipynb #a6c40c85
 def _answer(classifier:nn.Module, sound:Sound, opinions:list[Opinion]) -> dict:
-    "Label, probabilities and durations of a file, and the warning where it holds nothing to judge."
-    limit, (row, score, silent) = classifier.configuration["clip"]["seconds"], _pooled(opinions)
+    "Label, probabilities, durations and, where asked for, the embedding of a file; the warning where it holds nothing to judge."
+    limit, (row, score, silent, embedding) = classifier.configuration["clip"]["seconds"], _pooled(opinions)
     rejection, judged = classifier.rejection, sound.duration if sound.rest is not None else min(sound.duration, limit)
     answer = _file_answer(classifier, row, rejection is not None and score < rejection["threshold"])
     warning = nothing_to_judge(sound.duration, limit, silent, sound.cancelled)
-    return answer | ({"warning": warning} if warning else {}) | {
+    return answer | ({"warning": warning} if warning else {}) | ({"embedding": embedding} if len(embedding) else {}) | {
         "seconds": round(sound.duration, 3), "judged_seconds": round(judged, 3)}
 
 # %% ../../nbs/5_evaluation/56_answers.ipynb #3a1c2f17
@@ -109,13 +109,14 @@ def judge(
     classifier:nn.Module, # answers logits (batch, classes) for waveforms (batch, samples)
     sounds:list[Sound], # from `listen`
     batch_size:int, # later windows judged at a time
+    embeds:bool=False, # each answer has its embedding (units,), too, from `answer_and_embed` of the classifier
 ) -> list[dict|BadClip]: # one a sound, in order
     "The answers for files, or the error of one that breaks off."
     failed, rate = {}, classifier.configuration["clip"]["rate"]
     if not sounds: return []
-    firsts = _opinions(classifier, [sound.first for sound in sounds], [sound.silent for sound in sounds])
+    firsts = _opinions(classifier, [sound.first for sound in sounds], [sound.silent for sound in sounds], embeds)
     opinions = [[one] for one in firsts]
     for some in _later_in_batches(sounds, rate, batch_size, failed):
         numbers, waveforms = zip(*some)
-        for number, one in zip(numbers, _opinions(classifier, waveforms, [False] * len(some))): opinions[number].append(one)
+        for number, one in zip(numbers, _opinions(classifier, waveforms, [False] * len(some), embeds)): opinions[number].append(one)
     return [failed.get(number) or _answer(classifier, sound, opinions[number]) for number, sound in enumerate(sounds)]

@@ -109,22 +109,28 @@ def plot_durations(
     title_figure(figure, "Durations by class", count_clips(len(manifest)), gaps, note)
     return figure
 
-# %% ../../nbs/5_evaluation/40_figures.ipynb #25609c2f
+# %% ../../nbs/5_evaluation/40_figures.ipynb #fbc5746a
+def _of_fold(name:str) -> bool: # 'fold 1', or 'small: fold 1' of an ensemble's member
+    return name.rpartition(": ")[2].startswith("fold")
+
+# %% ../../nbs/5_evaluation/40_figures.ipynb #7dc08a83
 def _fit_colours(
     names:Sequence[str], # 'fold 1', …, 'final'
 ) -> dict[str, tuple[float, float, float]]: # name → sRGB
-    "A colour for every fit: folds from green to blue, all other fits red-brown, none of them a class's colour."
+    "A colour for every fit: folds from green to blue, all other fits red-brown and lighter, none of them a class's colour."
     import seaborn
-    folds = [name for name in names if name.startswith("fold")]
+    folds, others = [name for name in names if _of_fold(name)], [name for name in names if not _of_fold(name)]
     shades = seaborn.color_palette("crest", as_cmap=True)(np.linspace(0.2, 0.9, len(folds)))[:, :3].tolist()
-    return {name: (0.6, 0.2, 0.13) for name in names} | {name: tuple(shade) for name, shade in zip(folds, shades)}
+    lighter = np.linspace((0.6, 0.2, 0.13), (0.95, 0.7, 0.6), len(others)).tolist()
+    colours = {name: tuple(shade) for name, shade in zip([*folds, *others], shades + lighter)}
+    return {name: colours[name] for name in names}
 
 # %% ../../nbs/5_evaluation/40_figures.ipynb #96d98829
 def _fit_width(
     name:str, # 'fold 1', …, 'final'
 ) -> float: # points
     "How thick a fit's line is: the final model's is thicker than a fold's."
-    return 1.5 if name.startswith("fold") else 2.6
+    return 1.5 if _of_fold(name) else 2.6
 
 # %% ../../nbs/5_evaluation/40_figures.ipynb #11f161d9
 def _curve(
@@ -150,11 +156,11 @@ def _mark_best(
 # %% ../../nbs/5_evaluation/40_figures.ipynb #82842aae
 def _rate_scale(
     axes:Axes, # of the learning rate
-    rates:list[float], # all above 0
+    rates:list[float], # 0 where a fit took no steps
 ) -> None:
     "A logarithmic axis with plain numbers, 1, 2 and 5 in each decade, and at least one of them in sight."
-    axes.set_yscale("log")
-    if rates: axes.set_ylim(min(rates) / 1.6, max(rates) * 1.6)
+    if not (rates := [rate for rate in rates if rate > 0]): return
+    axes.set(yscale="log", ylim=(min(rates) / 1.6, max(rates) * 1.6))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_locator(NullLocator())

@@ -13,6 +13,7 @@ __all__ = ['Share', 'Number', 'Seconds', 'Count', 'Words', 'STAGE_FILES', 'Label
 # %% ../../nbs/5_evaluation/12_records.ipynb #b6a403ec
 import json
 import os
+import re
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -117,6 +118,7 @@ class AuditRecord(Record):
     synthetic:bool
     grouped:bool
     leaks:str = Field(max_length=100_000)
+    weights:str = Field("", max_length=100_000)
     left_out:list[str]
     counts:dict[str, dict[str, Count]] = {}
     groups_in_both_splits:list[str] = []
@@ -152,6 +154,7 @@ class EpochRecord(Record):
     valid_loss:Number|None
     valid_accuracy:Share|None
     valid_macro_f1:Share|None
+    penalty:Number|None = None # of a head that was found by regression
 
 # %% ../../nbs/5_evaluation/12_records.ipynb #dceb69bc
 class HistoryRecord(BaseModel):
@@ -180,7 +183,7 @@ def read_histories(
     "The histories of a run's fits."
     path, found = folder/"training.json", _read(folder, "training.json", dict[Words, list])
     for name, history in found.items():
-        if name != "final" and not (name.startswith("fold ") and name[5:].isdigit() and len(name) < 12):
+        if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_-]{0,39}: )?(final|fold [0-9]{1,6})", name):
             raise UserError(f"{path}: {name[:50]!a} is no fit; delete it and run again")
         checked_record(path, HistoryRecord, {"history": history, "seconds": 0.0})
     return found

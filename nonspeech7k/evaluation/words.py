@@ -266,8 +266,22 @@ def _about_test(
     return [(False, f"The test split is {origin}. The final model judged it once; "
                     "every choice was made on the folds."), *_about_both_splits(metrics, audit)]
 
-# %% ../../nbs/5_evaluation/68_words.ipynb #b2ac3d53
+# %% ../../nbs/5_evaluation/68_words.ipynb #26291292
 _BEST_BY = {"macro_f1": "macro-F1", "accuracy": "accuracy", "loss": "loss"} # what `train.best_by` names
+
+def _about_epochs(study:dict) -> str: # of metrics.json
+    "Which epoch of each fold was judged."
+    if study["epochs"] == 1: return "Each fold was fitted once, and no validation clip had a say in it."
+    if study.get("best_by") == "last": return "Each fold keeps its last epoch, which no validation clip has chosen."
+    return (f"Each fold keeps its best epoch by the {_BEST_BY[study.get('best_by', 'macro_f1')]} of its own validation clips, "
+            "so cross-validation flatters a little.")
+
+def _about_weights(begun:dict|None) -> list[tuple[bool, str]]: # of the study
+    "What the network had heard before."
+    if not isinstance(begun, dict): return []
+    known = ", ".join(str(begun[key])[:200] for key in ("licence", "source") if begun.get(key))
+    what = str(begun.get("name") or begun.get("file") or "a file")[:200]
+    return [(False, f"The network began with weights that were trained before, {what}{f' ({known})' if known else ''}.")]
 
 def protocol(
     metrics:dict, # the content of metrics.json
@@ -278,11 +292,10 @@ def protocol(
     unknown = (True, "The corpus does not say which clips belong to one recording or speaker, so each stands for "
                      "itself. Where some do belong together, they can be on both sides of a split, and the scores are "
                      "then too good.")
-    best = _BEST_BY[metrics["study"].get("best_by", "macro_f1")]
     leaks = [(True, f"{audit['leaks'][:1].upper()}{audit['leaks'][1:]}.")] if audit.get("leaks") else []
-    return [*leaks, _about_folds(metrics, grouped, bool(leaks)), *([] if grouped else [unknown]), *_about_test(metrics, audit),
-            (False, f"Each fold keeps its best epoch by the {best} of its own validation clips, "
-                    "so cross-validation flatters a little."),
+    heard = [(True, f"{audit['weights'][:1].upper()}{audit['weights'][1:]}.")] if audit.get("weights") else []
+    return [*leaks, *heard, *_about_weights(metrics["study"].get("begun_with")), _about_folds(metrics, grouped, bool(leaks)), *([] if grouped else [unknown]), *_about_test(metrics, audit),
+            (False, _about_epochs(metrics["study"])),
             (False, f"The 95\u00a0% intervals come from a bootstrap that draws {drawn}s with replacement.")]
 
 # %% ../../nbs/5_evaluation/68_words.ipynb #a1ff0085

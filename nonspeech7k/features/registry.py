@@ -9,11 +9,12 @@ __all__ = ['FRONT_ENDS', 'build_front_end']
 from .spectrograms import FrontEnd, LogMel
 from .transformer import TransformerFeatures
 from .variants import Log1pMel, Mfcc, SpectrogramImage, Waveform
+from .yamnet import YamnetFeatures
 from ..files import UserError
 
 # %% ../../nbs/2_features/90_registry.ipynb #d7b02bcc
 FRONT_ENDS = {"log_mel": LogMel, "log1p_mel": Log1pMel, "image": SpectrogramImage, "mfcc": Mfcc,
-              "waveform": Waveform, "transformer": TransformerFeatures}
+              "waveform": Waveform, "transformer": TransformerFeatures, "yamnet": YamnetFeatures}
 
 def build_front_end(
     rate:int, # Hz

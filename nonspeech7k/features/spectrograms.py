@@ -191,6 +191,7 @@ class FrontEnd(Normalised):
     unit = "" # of the raw features, for axes
     frequencies = None # the bands' centres in Hz, where bands are frequencies
     transform = "auto" # of TRANSFORMS: by which spectra are computed, where they are
+    kept = False # mean and deviation are those of an earlier training, and not to be measured anew
 
     def __init__(self,
         channels:int=1, # of the features
@@ -444,7 +445,7 @@ def standardise(
     if moments.shape[1] != 2 * max(1, front_end.groups):
         raise ValueError(f"moments have {moments.shape[1]} columns; this front end's have "
                          f"{2 * max(1, front_end.groups)}")
-    if not front_end.groups: return front_end
+    if front_end.kept or not front_end.groups: return front_end
     mean, square = moments.mean(0).unflatten(0, (2, -1))
     deviation = (square - mean**2).clamp(min=front_end.least_deviation**2).sqrt()
     front_end.mean.copy_(mean.float().view_as(front_end.mean))

@@ -49,15 +49,16 @@ def kaldi_edges(
     low, high = (1127 * math.log(1 + frequency / 700) for frequency in (f_min, f_max))
     return torch.linspace(low, high, n_mels + 2, dtype=torch.float64)
 
-# %% ../../nbs/2_features/50_transformer.ipynb #c6f6c4ce
+# %% ../../nbs/2_features/50_transformer.ipynb #f99e3c20
 def kaldi_filters(
     n_mels:int, # bands
     n_fft:int=N_FFT, # samples of the transform
     rate:int=RATE, # Hz
     f_min:float=20.0, # Hz
+    f_max:float|None=None, # Hz; None: half the rate
 ) -> tuple[torch.Tensor, torch.Tensor]: # (bands, frequencies) float32; the bands' centres in Hz, (bands,)
-    "Kaldi's mel filters, triangles in mel, up to half the rate."
-    edges = kaldi_edges(n_mels, f_min, rate / 2)[:, None]
+    "Kaldi's mel filters, triangles in mel."
+    edges = kaldi_edges(n_mels, f_min, f_max or rate / 2)[:, None]
     mels = 1127 * (1 + torch.arange(n_fft // 2 + 1).double() * rate / n_fft / 700).log()
     rising = (mels - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - mels) / (edges[2:] - edges[1:-1])

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WITH_WEIGHTS', 'PIECE', 'PLACES', 'Configured', 'has_segments', 'Classifier', 'describe', 'build_classifier',
            'mean_logits', 'Ensemble', 'ensemble', 'Prepared', 'for_inference', 'save_classifier', 'load_classifier',
-           'predict', 'embed_files', 'read_waveforms']
+           'predict', 'embed_files', 'embedding_units', 'read_waveforms']
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #4ab98d5e
+# %% ../../nbs/6_inference/10_classifier.ipynb #9e79f658
 import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn.functional import logsigmoid
 
-from ..configuration import FORMAT, least_numbers, read_configuration
+from ..configuration import FETCHED, FORMAT, least_numbers, read_configuration
 from ..data.choice import Choice, choice_of
 from ..data.decoding import BadClip
 from ..data.excerpts import listen, takes_long
@@ -32,11 +32,11 @@ from ..features.registry import build_front_end
 from ..files import UserError, json_value, write_bytes
 from ..models.folding import fold_batch_norms
 from ..models.kernels import accelerate, choose_kernels, kernels_status
+from ..models.lastlayer import inputs_noted, last_layer
 from ..models.registry import build_network
 from ..models.weights import WAY_OUT, count_numbers, opened_weights, read_arrays
 from ..names import shortened
 from ..native import available
-from ..parts import Network
 from ..training.devices import autocast, keep_memory, precision
 from ..training.sealing import sealed_text, unsealed
 
@@ -115,6 +115,14 @@ class Classifier(Configured):
         "What the network's last layer sees of each waveform."
         return self.network.embed(self.front_end(waveforms)).float().cpu().numpy()
 
+    @torch.no_grad()
+    def answer_and_embed(self, waveforms:torch.Tensor) -> tuple[torch.Tensor, np.ndarray]: # logits (batch, classes); (batch, units) float32
+        "What the classifier answers and what its last layer sees, in one pass unless that layer sees segments."
+        features = self.front_end(waveforms)
+        with inputs_noted(last_layer(self.network, len(self.labels))[1]) as seen: logits = self.network(features) / self.temperature
+        whole = all(part.dim() == 2 for part in seen) and sum(map(len, seen)) == len(features)
+        return logits, (torch.cat(seen) if whole else self.network.embed(features)).float().cpu().numpy()
+
     def embed(self, files:list[Path], **options) -> np.ndarray: # (files, units) float32
         "What the network's last layer sees of each file; options as of `embed_files`."
         return embed_files(self, files, **options)
@@ -130,21 +138,28 @@ def describe(
     return {"format": FORMAT, "labels": list(labels), "labels_per_clip": recipe["corpus"]["labels_per_clip"],
             "clip": recipe["clip"], "front_end": recipe["front_end"],
             "network": getattr(network, "architecture", None) or _no_weights(recipe["network"]),
-            "calibration": {"temperature": 1.0}, "recipe": _shareable(recipe), **provenance}
+            "calibration": {"temperature": 1.0}, "recipe": _shareable(recipe), **_origin(network), **provenance}
 
-# %% ../../nbs/6_inference/10_classifier.ipynb #0fb097a1
-WITH_WEIGHTS = {part.model_fields["kind"].default for part in Network.__subclasses__() if "weights" in part.model_fields}
+# %% ../../nbs/6_inference/10_classifier.ipynb #41cac297
+def _origin(network:nn.Module|None) -> dict: # 'begun_with': name, source and licence of published weights, or a file
+    "Where a network's first weights came from, if it says so."
+    begun = getattr(network, "begun_with", None)
+    return {"begun_with": begun} if begun else {}
+
+# %% ../../nbs/6_inference/10_classifier.ipynb #5cf0335b
+WITH_WEIGHTS = set(FETCHED)
 
 def _no_weights(section:dict) -> dict:
     "A network's settings, for weights that will be filled in: whatever they leave out, nothing is fetched."
-    return section | {"weights": "none"} if section["kind"] in WITH_WEIGHTS else section
+    form = {key: value for key, value in section.items() if key != "weights"}
+    return form | {"weights": "none"} if section["kind"] in WITH_WEIGHTS else form
 
 # %% ../../nbs/6_inference/10_classifier.ipynb #1f6d971f
 def _shareable(recipe:dict) -> dict:
     "A recipe without the places on its owner's disk."
     kept = deepcopy({key: value for key, value in recipe.items() if key not in {"corpus", "banks", "workers"}})
-    places = [(kept.get("augment", {}).get("background"), "folder"), (kept.get("train", {}).get("distil"), "teacher"),
-              (kept["network"], "weights")]
+    places = [place for part in (kept, *kept.get("members", {}).values()) for place in (
+        (part.get("augment", {}).get("background"), "folder"), (part.get("train", {}).get("distil"), "teacher"), (part.get("network"), "weights"))]
     for section, key in places:
         if section and Path(section.get(key, "")).is_absolute(): section[key] = Path(section[key]).name
     return kept
@@ -203,6 +218,12 @@ class Ensemble(Classifier):
         "What the members' last layers see of each waveform, one beside the other."
         return np.concatenate([member.embed_waveforms(waveforms) for member in self.members], axis=1)
 
+    @torch.no_grad()
+    def answer_and_embed(self, waveforms:torch.Tensor) -> tuple[torch.Tensor, np.ndarray]: # logits (batch, classes); (batch, units of all members) float32
+        "What the members answer together, and what their last layers see."
+        logits, embeddings = zip(*[member.answer_and_embed(waveforms) for member in self.members])
+        return self._mean(logits), np.concatenate(embeddings, axis=1)
+
     @property
     def network(self): raise _has_no_one("network")
 
@@ -225,7 +246,14 @@ def ensemble(
                             f"join models that agree in this")
     shared = {key: first[key] for key in ("labels", "clip")} | {
         "labels_per_clip": members[0].labels_per_clip, "calibration": {"temperature": 1.0}}
-    return Ensemble(members, {"format": FORMAT} | shared | {"members": [each.configuration for each in members]})
+    return Ensemble(members, {"format": FORMAT} | shared | {"members": [_without_sounds(each.configuration) for each in members]})
+
+# %% ../../nbs/6_inference/10_classifier.ipynb #346d1b03
+def _without_sounds(configuration:dict) -> dict:
+    "A configuration without the list of sounds that it was trained on, which is long, and which only a network that goes on to learn needs."
+    trained_on = configuration.get("trained_on")
+    if not isinstance(trained_on, dict) or "sounds" not in trained_on: return configuration
+    return configuration | {"trained_on": {key: value for key, value in trained_on.items() if key != "sounds"}}
 
 # %% ../../nbs/6_inference/10_classifier.ipynb #61ec2fd0
 def _member_differences(one:dict, other:dict) -> Iterator[tuple[str, str, str]]: # what, of the one, of the other
@@ -363,15 +391,16 @@ def predict(
     dtype:torch.dtype|None=torch.float32, # of the network's arithmetic, as in `for_inference`
     place:str="all", # of `PLACES`: the part of a longer file that is judged
     tell:Callable[[str], None]=lambda sentence: None, # takes a sentence on a file of hours, before it is judged
+    embeds:bool=False, # each answer has its `embedding` (units,) float32, too
 ) -> Iterator[dict|BadClip]: # one for each file, in order
     "The label and every class's probability for each file; a file that cannot be read yields its error instead."
     if place not in PLACES: raise UserError(f"{place}: no part of a file; take one of {', '.join(PLACES)}")
-    classifier = for_inference(classifier, dtype, own_kernels=len(files) >= 2 * batch_size)
+    classifier = for_inference(classifier, dtype, own_kernels=len(files) >= 2 * batch_size and not embeds)
     clip, choice = classifier.configuration["clip"], replace(classifier.choice, place=place)
     for batch, read in read_batches(files, clip["rate"], clip["seconds"], batch_size, workers, choice, listen):
         sounds = [(path, sound) for path, sound in zip(batch, read) if not isinstance(sound, BadClip)]
         for sentence in filter(None, (takes_long(sound, path) for path, sound in sounds)): tell(sentence)
-        answers = iter(judge(classifier, [sound for _, sound in sounds], batch_size))
+        answers = iter(judge(classifier, [sound for _, sound in sounds], batch_size, embeds))
         for path, sound in zip(batch, read):
             answer = sound if isinstance(sound, BadClip) else next(answers)
             yield answer if isinstance(answer, BadClip) else {"path": str(path), **answer}
@@ -398,6 +427,13 @@ def embed_files(
     classifier = for_inference(classifier, dtype, own_kernels=False)
     return np.concatenate([classifier.embed_waveforms(waveforms)
                            for waveforms in _waveform_batches(classifier, files, batch_size, workers)])
+
+def embedding_units(
+    classifier:Classifier, # or an ensemble
+) -> int:
+    "How many numbers an embedding has."
+    clip = classifier.configuration["clip"]
+    return classifier.embed_waveforms(torch.zeros(1, round(clip["rate"] * clip["seconds"]), device=classifier.device)).shape[1]
 
 # %% ../../nbs/6_inference/10_classifier.ipynb #677c6e49
 def read_waveforms(

@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from ..data.finding import AUDIO
 from ..files import UserError, append_regular, cannot_write, digest, write_bytes
-from .classifier import load_classifier
-from .jobfiles import COLUMNS, JobFile, check_folders, parquet_bytes, part_file, read_job, read_part, write_job
+from .classifier import embedding_units, load_classifier
+from .jobfiles import PART_BYTES, JobFile, check_folders, columns_beside, parquet_bytes, part_file, read_job, read_part, write_job
 from .listing import list_clips
 from ..names import escaped, shortened, unescaped
 from ..progress import progress
@@ -63,6 +63,7 @@ class Job:
     clips:int
     parts:int
     warnings:bool = True # whether its answers have that column; those of earlier versions have not
+    units:int = 0 # numbers of an embedding; 0: its answers have none
 
     def file(self, kind:str, number:int) -> Path: return part_file(self.folder, kind, number)
 
@@ -83,7 +84,7 @@ class Job:
 def _job_from(folder:Path, model:Path, known:JobFile) -> Job:
     "The job that a folder's job.json describes; raises `UserError` where the list of clips is not whole."
     check_folders(folder, known.parts)
-    return Job(folder, model, Path(unescaped(known.root)), tuple(known.labels), known.part, known.clips, known.parts, known.format > 1)
+    return Job(folder, model, Path(unescaped(known.root)), tuple(known.labels), known.part, known.clips, known.parts, known.format > 1, known.units)
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #f0c66ac1
 def job_of_folder(
@@ -95,12 +96,13 @@ def job_of_folder(
     return _job_from(folder, Path(), read_job(folder))
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #54a6c7de
-def _column_labels(model:Path) -> list[str]:
-    "A classifier's class names, which become columns."
-    labels = load_classifier(model).labels
-    taken = [label for label in labels if label in COLUMNS]
+def _columns_of(model:Path, embeddings:bool) -> dict: # 'labels' and 'units'
+    "A classifier's class names, which become columns, and how many numbers an embedding has, where there shall be some."
+    classifier = load_classifier(model)
+    units = embedding_units(classifier) if embeddings else 0
+    taken = [label for label in classifier.labels if label in columns_beside(units)]
     if taken: raise UserError(f"{model}: a class is called {taken[0]!r}, as a column of the answers is; rename it")
-    return labels
+    return {"labels": classifier.labels, "units": units}
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #3110c8c2
 def _place(path:str|Path) -> Path:
@@ -119,12 +121,12 @@ def _root_of_clips(corpus:Path, root:str|Path|None) -> Path:
     return place
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #2ccb63ac
-def _job_identity(model:Path, corpus:Path, root:str|Path|None) -> dict:
+def _job_identity(model:Path, corpus:Path, root:str|Path|None, embeddings:bool=False) -> dict:
     "What a job is known by."
-    labels, place = _column_labels(model), _root_of_clips(corpus, root)
+    columns, place = _columns_of(model, embeddings), _root_of_clips(corpus, root)
     try: bytes_known = {"model": digest(model), "manifest": digest(corpus) if corpus.is_file() else None}
     except OSError as error: raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
-    return {"format": 2, "labels": labels, "corpus": escaped(str(corpus)), "root": escaped(str(place))} | bytes_known
+    return {"format": 3 if embeddings else 2, **columns, "corpus": escaped(str(corpus)), "root": escaped(str(place))} | bytes_known
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #0307faef
 def _known_job(out:Path, identity:dict, part:int|None) -> JobFile:
@@ -136,6 +138,8 @@ def _known_job(out:Path, identity:dict, part:int|None) -> JobFile:
         raise UserError(f"{out}: holds the labels of another {key}{shown}; choose another folder with --out")
     if part not in (None, known.part):
         raise UserError(f"--part {part}: the job in {out} has parts of {known.part} clips; leave it out")
+    if identity["units"] and not known.units:
+        raise UserError(f"--embeddings: the job in {out} was begun without; leave it out, or choose another folder with --out")
     return known
 
 # %% ../../nbs/6_inference/15_jobs.ipynb #048b1106
@@ -203,11 +207,14 @@ def open_job(
     root:str|Path|None=None, # what a manifest's paths are relative to; None: the manifest's folder
     part:int|None=None, # clips in a part; None: PART in a new job
     tell:Callable[[str], None]=lambda note: None, # takes a sentence on how a manifest was read
+    embeddings:bool=False, # the answers shall have them; a job that was begun with them keeps them
 ) -> Job:
     "The job of labelling a corpus; lists its clips once; raises `UserError` where the folder holds something else."
     named, (model, corpus, out) = corpus, map(_place, (model, corpus, out))
     if part is not None and part < 1: raise UserError(f"--part {part}: must be 1 or more")
-    identity = _job_identity(model, corpus, root)
+    identity = _job_identity(model, corpus, root, embeddings)
+    most = PART_BYTES // (8 * max(1, identity["units"])) # clips
+    if (part or PART) > most: raise UserError(f"--part {part or PART}: with embeddings of {identity['units']} numbers at most {most} clips; set it")
     if os.path.lexists(out/"job.json"): return _not_half_old(_job_from(out, model, _known_job(out, identity, part)))
     named = Path(named).expanduser() # a link may be called like a manifest, and lead to a file that is not
     return _job_from(out, model, _new_job(out, named, identity | {"part": part or PART}, tell))

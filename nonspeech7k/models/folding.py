@@ -12,8 +12,10 @@ from itertools import pairwise
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .layers import HalvingConvolution
+
 # %% ../../nbs/3_models/68_folding.ipynb #3eccae80
-PAIRS = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d)) # that can be folded
+PAIRS = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (HalvingConvolution, nn.BatchNorm2d)) # that can be folded
 
 def fold_batch_norms(
     network:nn.Module, # trained; of any kind

@@ -55,3 +55,8 @@ class ImageCnn(nn.Module):
     def embed(self, features:torch.Tensor) -> torch.Tensor: # (batch, hidden)
         "The units before the classes."
         return self.hidden(self.blocks(features))
+
+    @property
+    def head(self) -> nn.Module: return self.classes # the last layer
+
+    describe = embed # what the head sees

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PICKLES', 'import_library', 'import_timm', 'check_model', 'refuse_pickle', 'local_weights', 'reachable',
-           'hub_obstacle', 'hub_file', 'weights_file', 'creation_settings', 'check_shape', 'pretrained', 'create',
-           'TimmNetwork']
+           'hub_obstacle', 'hub_file', 'weights_file', 'origin_of', 'creation_settings', 'check_shape', 'pretrained',
+           'create', 'TimmNetwork']
 
 # %% ../../nbs/3_models/30_pretrained.ipynb #4ac2b35b
 import difflib
@@ -121,6 +121,14 @@ def weights_file(
                     f"choose none, a .safetensors file or another network.model")
 
 # %% ../../nbs/3_models/30_pretrained.ipynb #3128f8b9
+def origin_of(
+    weights:str, # a file, a folder, a name on the hub, or 'none'
+    name:str="", # how the weights are called, where they come from a hub
+) -> dict[str, str]|None: # None for 'none'
+    "Where weights come from, as a classifier's file keeps it; without the places on its owner's disk."
+    if weights == "none": return None
+    return {"name": name} if name else {"file": Path(weights).name}
+
 def creation_settings(
     model:str, # timm's name
     shape:tuple[int, int, int], # of the features: channels, bands, frames
@@ -190,11 +198,17 @@ class TimmNetwork(nn.Module):
         check_model(model)
         check_shape(model, shape)
         self.body = create(model, classes, weights_file(model, weights), **creation_settings(model, shape, dropout))
+        self.begun_with = origin_of(model if weights == "hub" else weights, f"timm {model}" if weights == "hub" else "")
         self.architecture = {"kind": "timm", "model": model, "weights": "none", "dropout": dropout}
 
     def forward(self, features:torch.Tensor) -> torch.Tensor:
         return self.body(features)
 
+    @property
+    def head(self) -> nn.Module: return self.body.get_classifier() # the last layer
+
     def embed(self, features:torch.Tensor) -> torch.Tensor: # (batch, units)
         "What the last layer sees of each clip."
         return self.body.forward_head(self.body.forward_features(features), pre_logits=True)
+
+    describe = embed # what the head sees

@@ -56,6 +56,11 @@ class LstmNetwork(nn.Module):
     def forward(self, features:torch.Tensor) -> torch.Tensor:
         return self.classes(self.embed(features))
 
+    @property
+    def head(self) -> nn.Module: return self.classes # the last layer
+
+    describe = embed # what the head sees
+
 # %% ../../nbs/3_models/70_recurrent.ipynb #569981bc
 def moment_blocks(
     inputs:int, # channels of the features
@@ -112,3 +117,8 @@ class AttentionNetwork(nn.Module):
 
     def forward(self, features:torch.Tensor) -> torch.Tensor:
         return self.classes(self.embed(features))
+
+    @property
+    def head(self) -> nn.Module: return self.classes # the last layer
+
+    describe = embed # what the head sees

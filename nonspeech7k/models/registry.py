@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 from torch import nn
 
+from ..configuration import FETCHED
 from ..files import UserError
+from .encoder import WaveformEncoder
 from .images import ImageCnn
 from .pretrained import TimmNetwork
 from .recurrent import AttentionNetwork, LstmNetwork
@@ -19,6 +21,7 @@ from .segments import SegmentNetwork
 from .summary import count_parameters, multiply_adds
 from .transformer import SpectrogramTransformer
 from .waveform import WaveformNetwork
+from .yamnet import YamnetNetwork
 
 # %% ../../nbs/3_models/90_registry.ipynb #5a181c03
 def _residual(classes:int, shape:tuple[int, int, int], **settings) -> nn.Module:
@@ -27,7 +30,7 @@ def _residual(classes:int, shape:tuple[int, int, int], **settings) -> nn.Module:
 NETWORKS:dict[str, Callable[..., nn.Module]] = {
     "residual": _residual, "timm": TimmNetwork, "image_cnn": ImageCnn, "segments": SegmentNetwork,
     "lstm": LstmNetwork, "waveform": WaveformNetwork, "attention": AttentionNetwork,
-    "transformer": SpectrogramTransformer,
+    "transformer": SpectrogramTransformer, "encoder": WaveformEncoder, "yamnet": YamnetNetwork,
 }
 
 # %% ../../nbs/3_models/90_registry.ipynb #c79738da
@@ -40,6 +43,8 @@ def build_network(
     "A network by name, with random weights from PyTorch's global generator; raises `UserError`."
     if kind not in NETWORKS:
         raise UserError(f"network.kind: {kind!r} is not known; allowed: {', '.join(NETWORKS)}")
+    if kind not in FETCHED and settings.pop("weights", "none") != "none":
+        raise UserError(f"network.weights: a {kind} network is built from nothing here; a run gives it the weights of an earlier one")
     return NETWORKS[kind](classes, shape, **settings)
 
 # %% ../../nbs/3_models/90_registry.ipynb #e42cacc1

@@ -9,7 +9,7 @@ __all__ = ['ResidualBlock', 'residual_stages', 'ResidualNetwork']
 import torch
 from torch import nn
 
-from .layers import convolution, dense_head
+from .layers import Dropout, convolution, dense_head
 
 # %% ../../nbs/3_models/20_residual.ipynb #f98589ec
 class ResidualBlock(nn.Module):
@@ -41,20 +41,25 @@ class ResidualNetwork(nn.Module):
     def __init__(self,
         classes:int, # logits that come out
         channels:tuple[int, ...]=(32, 64, 128, 256), # after the first convolution and after each block
-        hidden:int=512, # units of the layer before the classes
+        hidden:int=512, # units of the layer before the classes; 0: no such layer
         dropout:float=0.5, # share of the hidden units that are silenced in training
         inputs:int=1, # channels of the features
     ):
         super().__init__()
         self.stages = residual_stages(inputs, channels)
-        self.head = dense_head(channels[-1], hidden, classes, dropout)
+        self.head = (dense_head(channels[-1], hidden, classes, dropout) if hidden
+                     else nn.Sequential(Dropout(dropout), nn.Linear(channels[-1], classes)))
+
+    def describe(self, features:torch.Tensor) -> torch.Tensor: # (batch, channels)
+        "What describes each clip, before the head."
+        return self.stages(features)
 
     def forward(self, features:torch.Tensor) -> torch.Tensor:
-        return self.head(self.stages(features))
+        return self.head(self.describe(features))
 
     def embed(self, features:torch.Tensor) -> torch.Tensor: # (batch, hidden)
         "What the last layer sees of each clip."
-        return self.head[:-1](self.stages(features))
+        return self.head[:-1](self.describe(features))
 
 # %% ../../nbs/3_models/20_residual.ipynb #2b3c894c
 from ..moves import moved

@@ -97,6 +97,9 @@ class SegmentNetwork(nn.Module):
         segments = self.segment_embeddings(features)
         return segments.amax(-1) if self.pooling == "max" else segments.mean(-1)
 
+    @property
+    def head(self) -> nn.Module: return self.f2 # of each segment
+
 # %% ../../nbs/3_models/40_segments.ipynb #31f538ca
 def segment_times(
     segments:int, # how many

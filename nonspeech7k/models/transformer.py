@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..files import UserError, read_json
-from .pretrained import hub_file, import_library
+from .pretrained import hub_file, import_library, origin_of
 
 if TYPE_CHECKING:
     import transformers
@@ -204,12 +204,18 @@ class SpectrogramTransformer(nn.Module):
         fresh = configuration(classes, shape, hidden, layers, heads, config)
         if weights == "none": self.body = import_transformers().ASTForAudioClassification(fresh)
         else: self.body = from_checkpoint(read_checkpoint(checkpoint_folder(weights)), classes, shape)
+        self.begun_with = origin_of(weights, "" if Path(weights).is_dir() else weights)
         self.architecture = architecture_of(self.body.config)
 
     def forward(self, features:torch.Tensor) -> torch.Tensor:
         return self.body.classifier.dense(self.embed(features))
 
+    @property
+    def head(self) -> nn.Module: return self.body.classifier.dense # the last layer
+
     def embed(self, features:torch.Tensor) -> torch.Tensor: # (batch, hidden)
         "What the last layer sees: the mean of the two extra vectors, normalised."
         values = features.squeeze(1).transpose(1, 2)
         return self.body.classifier.layernorm(self.body.audio_spectrogram_transformer(values).pooler_output)
+
+    describe = embed # what the head sees

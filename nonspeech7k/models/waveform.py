@@ -61,10 +61,14 @@ class WaveformNetwork(nn.Module):
         self.blocks = waveform_blocks(shape[0], channels)
         self.head = dense_head(channels[-1], hidden, classes, dropout)
 
-    def embed(self, features:torch.Tensor) -> torch.Tensor: # (batch, hidden)
-        "What the last layer sees; raises `UserError` for clips that are too short."
+    def describe(self, features:torch.Tensor) -> torch.Tensor: # (batch, channels)
+        "What describes each clip, before the head; raises `UserError` for clips that are too short."
         check_length(features, self.shortest, "samples")
-        return self.head[:-1](self.blocks(features).amax((2, 3)))
+        return self.blocks(features).amax((2, 3))
+
+    def embed(self, features:torch.Tensor) -> torch.Tensor: # (batch, hidden)
+        "What the last layer sees."
+        return self.head[:-1](self.describe(features))
 
     def forward(self, features:torch.Tensor) -> torch.Tensor:
         return self.head[-1](self.embed(features))

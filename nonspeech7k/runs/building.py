@@ -15,8 +15,8 @@ from ..features.augment import FeatureAugmentation, WaveformAugmentation
 from ..features.mixing import load_background
 from ..features.registry import build_front_end
 from ..files import UserError
+from ..inference.earlier import begun_network
 from ..models.kernels import accelerate
-from ..models.registry import build_network
 from ..parts import AugmentPart, ClipPart
 from ..recipe import Recipe
 from ..training.devices import precision, ranks
@@ -79,7 +79,7 @@ def learner_of(
     device = torch.device(device)
     front_end = front_end_of(recipe, device)
     shape = front_end.shape(recipe.clip.samples)
-    network = build_network(classes, shape, **recipe.network.model_dump()).to(device)
+    network = begun_network(recipe, front_end, classes, shape, labels).to(device)
     dtype = precision(recipe.train.precision, device, network if ranks().count == 1 else None)
     if dtype == torch.float32 and device.type == "cpu" and ranks().count == 1: accelerate(network)
     changes = (step.to(device) for step in augmentations(recipe, labels))

@@ -17,6 +17,7 @@ from ..evaluation.comparison import compare_predictions
 from ..evaluation.predictions import class_columns, read_predictions, read_run_table, truth_of
 from ..evaluation.records import read_stages
 from ..files import UserError
+from ..members import trained_recipes
 from ..recipe import Recipe, read_recipe
 
 # %% ../../nbs/7_runs/82_comparing.ipynb #d4ce6169
@@ -110,7 +111,7 @@ def _fold_warnings(
 
 # %% ../../nbs/7_runs/82_comparing.ipynb #13d81f10
 def _best_epoch_warnings(
-    epochs:tuple[int, int], # that each run trains at most
+    epochs:tuple[int, int], # that each run chose among
 ) -> Iterator[str]:
     "Whose validation answers are those of epochs that the same clips have chosen."
     runs = [name for name, most in zip(("first", "second"), epochs) if most > 1]
@@ -141,7 +142,7 @@ def _test_warnings(
         yield (f"the test split has been used twice, by both runs ({tested['n']} clips): choose by the "
                f"validation clips, and take the difference on the test split as a report only")
 
-# %% ../../nbs/7_runs/82_comparing.ipynb #e2e869da
+# %% ../../nbs/7_runs/82_comparing.ipynb #0f7d9b13
 def compare_runs(
     first:str|Path, # folder of a finished run
     second:str|Path, # of another one
@@ -161,7 +162,8 @@ def compare_runs(
         found[name] = compare_predictions(
             truth_of(common.loc[rows, "label"], labels, kind), common.loc[rows, labels], two.loc[rows, labels],
             common.loc[rows, "group"].tolist(), labels, resamples, seed) if rows.any() else None
-    epochs = tuple(_recipe_of(Path(place)).train.epochs for place in places)
+    trained = [trained_recipes(_recipe_of(Path(place))).values() for place in places]
+    epochs = tuple(max(1 if one.train.best_by == "last" else one.train.epochs for one in recipes) for recipes in trained)
     warnings = [*_fold_warnings(common, two), *_best_epoch_warnings(epochs), *_test_warnings(found["test"]), *_unsealed_warnings(places)]
     return {"runs": list(places), "labels_per_clip": kind, **found, "warnings": warnings}
 

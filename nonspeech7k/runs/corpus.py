@@ -17,11 +17,13 @@ from ..data.manifest import Corpus, each_label, paths
 from ..data.splits import assign_folds, join_copies, leak_note, refuse_leaks, split_test
 from ..evaluation.figures import plot_counts, plot_durations
 from ..files import UserError, listed, write_json, write_text
+from ..inference.earlier import judged_before
 from ..names import csv_of
 from ..parts import SplitsPart
 from ..recipe import Recipe, seed_for
-from .folder import Run, enter_made_of, note_of, stage, write_figures
+from .folder import Run, enter_made_of, stage, write_figures
 from .inputs import banks_of, look_at_corpus, note_corpus, read_recipe_corpus, table_digest, with_digests
+from .run import note_of
 
 # %% ../../nbs/7_runs/20_corpus.ipynb #ab1df0ad
 def open_recipe_bank(
@@ -89,6 +91,10 @@ def _remember(run:Run, corpus:Corpus, digests:dict[str, str], looked:tuple): # p
     enter_made_of(run, "1_eda", note_corpus(run.recipe, run.folder, looked, table_digest(table, corpus)))
 
 # %% ../../nbs/7_runs/20_corpus.ipynb #fc53e47a
+def _with_weights(decided:dict, heard:dict[str, str]) -> dict: # from `judged_before`; keys of audit.json
+    "What is known of the weights beside what is known of the splits."
+    return decided | {"leaks": "; ".join(filter(None, [decided["leaks"], heard["leaks"]])), "weights": heard["unknown"]}
+
 def explore(
     run:Run,
 ) -> dict: # the audit
@@ -103,7 +109,7 @@ def explore(
         kept = _readable(corpus.manifest, bank, list(bad), found["near_duplicates"])
         manifest = split_clips(kept, corpus, recipe.splits, recipe.seed)
         torn = refuse_leaks(manifest, found["duplicates"], found["near_duplicates"], recipe.splits.leaks)
-        found |= _decided(manifest, corpus.manifest["path"], torn, bad)
+        found |= _with_weights(_decided(manifest, corpus.manifest["path"], torn, bad), judged_before(recipe, manifest))
         write_text(run.folder/"manifest.csv", csv_of(manifest))
         write_json(run.folder/"audit.json", found)
         write_figures(run.folder/"plots", _pictures(manifest, found["labels"], corpus.labels_per_clip, note_of(found)))

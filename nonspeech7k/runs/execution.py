@@ -17,6 +17,7 @@ from .corpus import explore
 from .features import measure
 from .fits import train
 from .folder import Run, alone, not_there
+from .readiness import refuse_deaf_body
 from .stages import evaluate, repetitions
 from .stamps import STAGES
 from .together import fair_threads
@@ -126,6 +127,7 @@ def run_all(
     run:Run,
 ) -> dict|None: # the metrics; None in all but the first process
     "Execute every stage that is not finished, in order; raises `UserError` where another process is at it."
+    if not run.finished("3_training"): refuse_deaf_body(run.recipe)
     with joined(run.device) as together, fair_threads(together.count):
         for sentence in not_there(run) if together.first else []: say(sentence, err=True)
         if together.count == 1: execute_missing(run, STAGES)

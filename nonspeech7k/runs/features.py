@@ -29,7 +29,8 @@ from ..progress import progress
 from ..recipe import seed_for
 from .building import augmentations, front_end_of
 from .corpus import banks_of, open_recipe_bank
-from .folder import Run, log, note_again, stage, titled, write_figures
+from .folder import Run, log, note_again, stage, write_figures
+from .run import titled
 from ..training.devices import Resident, finish_step, resident, seeded_generator
 
 # %% ../../nbs/7_runs/40_features.ipynb #cb517cbd

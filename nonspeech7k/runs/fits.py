@@ -18,16 +18,21 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..evaluation.figures import plot_training
 from ..evaluation.records import read_environment, read_histories, read_history, write_environment
-from ..files import write_json
+from ..files import UserError, write_json
 from ..inference.classifier import Classifier, describe, load_classifier, save_classifier
+from ..inference.earlier import heard_too, judged_before
 from ..models.kernels import kernels_status
+from ..recipe import HEAD_ALONE
 from .building import learner_of, optimisation_of
+from .corpus import banks_of
 from .curves import tensorboard_curves
+from .descriptions import kept_descriptions
 from .features import open_clips, saved_moments, targets_of
 from .fitted import classifier_as_trained, model_file, refuse_other_fit, teacher_of, what_trained
 from .folder import Run, add_seconds, begin_beside_others, known_run, log, require, stage, write_figures
+from .joining import train_members
 from .together import fair_threads, launch
-from ..training.crossval import FoldPart, Study, final_plan, fit_part, fold_parts
+from ..training.crossval import FoldPart, Study, drawn, final_plan, fit_part, fold_parts
 from ..training.devices import joined, ranks
 from ..training.fit import Learner
 
@@ -53,10 +58,18 @@ def open_study(
     run:Run,
 ) -> Study:
     "What all fits of a run share: its clips, what they are trained towards, and how."
-    recipe, labels = run.recipe, run.labels
-    return Study(clips=open_clips(run), targets=targets_of(run), moments=saved_moments(run),
-                 build=partial(learner_of, recipe, len(labels), run.device, labels), settings=optimisation_of(recipe),
-                 seed=recipe.seed, labels_per_clip=run.labels_per_clip)
+    recipe, labels, manifest = run.recipe, run.labels, run.manifest
+    heard = judged_before(recipe, manifest) # the weights may have been exchanged since stage 1
+    if heard["leaks"] and heard["leaks"] not in run.audit["leaks"]:
+        raise UserError(f"{run.folder}: {heard['leaks']}, which its audit does not say; choose another folder with --out")
+    clips, build = open_clips(run), partial(learner_of, run.recipe, len(labels), run.device, labels)
+    said = None
+    if recipe.train.trains == "head" or recipe.train.head != "gradient":
+        learner = drawn(build, recipe.seed)
+        if learner.front_end.groups and not learner.front_end.kept: raise UserError(f"front_end.normalise: {HEAD_ALONE}")
+        said = kept_descriptions(recipe, learner, clips, manifest["digest"].tolist(), banks_of(recipe))
+    return Study(clips=clips, targets=targets_of(run), moments=saved_moments(run), build=build, settings=optimisation_of(recipe),
+                 seed=recipe.seed, labels_per_clip=run.labels_per_clip, described=said, groups=manifest["group"].to_numpy())
 
 # %% ../../nbs/7_runs/55_fits.ipynb #f66f1dc8
 def _planned(study:Study, part:FoldPart, histories:dict[str, list[dict]]) -> tuple[Study, list[float]]:
@@ -86,7 +99,7 @@ def _fit_and_save(run:Run, part:FoldPart, study:Study, histories:dict, lap:Calla
         learner, history = fit_part(part, study, state, rates, on_epoch, teacher_of(run, part))
     if ranks().first:
         versions = read_environment(run.folder)["packages"]
-        trained_on = what_trained(part, run.manifest, history, run.audit["synthetic"])
+        trained_on = heard_too(what_trained(part, run.manifest, history, run.audit["synthetic"]), run.recipe)
         classifier = _classifier_of(learner, run.labels, run.recipe.model_dump(), versions, trained_on)
         save_classifier(classifier, model_file(run, part))
     return history
@@ -102,10 +115,10 @@ def fit_fold(
     run:Run,
     number:int, # of the fold, from 1
 ):
-    "Train one fold, beside others of the same run; nothing happens where it is trained already."
+    "Train one fold, beside others of the same run; nothing happens where it is trained already, and where members are, which the run trains."
     require(run, "3_training")
     part = next((part for part in fold_parts(run.manifest) if part.number == number), None)
-    if part is None or run.finished("3_training") or model_file(run, part).exists(): return
+    if part is None or run.finished("3_training") or model_file(run, part).exists() or run.recipe.members: return
     begin_beside_others(run, "3_training")
     since = perf_counter()
     history = _fit_and_save(run, part, open_study(run), {}, lambda: None)
@@ -164,6 +177,7 @@ def train(
 ) -> dict[str, list[dict]]: # the history of each fit, by name
     "Stage 3: cross-validation, then the final model on all training clips."
     if run.finished("3_training"): return read_histories(run.folder)
+    if run.recipe.members: return train_members(run, train)
     if run.recipe.processes > ranks().count:
         require(run, "3_training")
         launch(train_as_rank, str(run.folder), run.recipe.processes)

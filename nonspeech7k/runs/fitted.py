@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['model_file', 'what_trained', 'refuse_other_fit', 'known_history', 'classifier_as_trained', 'teacher_of']
 
-# %% ../../nbs/7_runs/52_fitted.ipynb #5fd79ab7
+# %% ../../nbs/7_runs/52_fitted.ipynb #ac191ea5
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,8 @@ import torch
 from ..evaluation.records import read_histories
 from ..files import UserError, digest_of
 from ..inference.classifier import Classifier, for_inference, load_classifier
+from ..inference.earlier import sounds_of
+from ..members import fit_of_member
 from .folder import Run, known_run
 from ..training.crossval import FoldPart
 
@@ -41,7 +43,7 @@ def what_trained(
     "What a fit's classifier was made of: the fit, its clips, and how its training went."
     clips = manifest.iloc[part.train]
     return {"fit": part.name, "clips": len(part.train), "synthetic": synthetic,
-            "data": _digest_of_values(clips[["path", "label", "digest"]].to_numpy().tolist()), "history": _digest_of_values(history)}
+            "data": _digest_of_values(clips[["path", "label", "digest"]].to_numpy().tolist()), "history": _digest_of_values(history), "sounds": sounds_of(clips["digest"])}
 
 # %% ../../nbs/7_runs/52_fitted.ipynb #965bf70d
 def refuse_other_fit(
@@ -67,8 +69,10 @@ def known_history(
     run:Run,
     part:FoldPart,
 ) -> list[dict]|None: # None where there is none yet
-    "The history of a fit, as the run keeps it."
-    return read_histories(run.folder).get(part.name) if (run.folder/"training.json").exists() else None
+    "The history of a fit, as the run keeps it; of an ensemble its members' one after the other."
+    if not (run.folder/"training.json").exists(): return None
+    histories, names = read_histories(run.folder), [fit_of_member(name, part.name) for name in run.recipe.members] or [part.name]
+    return [record for name in names for record in histories[name]] if all(name in histories for name in names) else None
 
 # %% ../../nbs/7_runs/52_fitted.ipynb #d2589e67
 def classifier_as_trained(

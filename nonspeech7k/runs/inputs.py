@@ -5,21 +5,18 @@
 # %% auto #0
 __all__ = ['PLACES', 'read_recipe_corpus', 'banks_of', 'look', 'with_digests', 'table_digest', 'corpus_places', 'look_at_corpus',
            'corpus_made_of', 'note_corpus', 'corpus_changes', 'table_changes', 'changes_of_manifest',
-           'differences_of_corpus', 'features_made_of', 'training_made_of', 'made_of', 'refuse_without_packages',
-           'refuse_unloadable']
+           'differences_of_corpus', 'features_made_of', 'training_made_of', 'made_of']
 
-# %% ../../nbs/7_runs/10_inputs.ipynb #fb1e1700
+# %% ../../nbs/7_runs/10_inputs.ipynb #b872c2c6
 import os
 import time
 from collections import Counter
 from contextlib import suppress
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 
-from ..configuration import check_configuration
 from ..data.decoding import BadClip
 from ..data.finding import is_audio, walk
 from ..data.kept import TICK, file_digests, index_of, read_index, write_index
@@ -28,7 +25,7 @@ from ..data.manifest import Corpus, check_corpus, paths
 from ..data.tables import is_table
 from ..evaluation.predictions import JUDGED
 from ..files import UserError, digest, digest_of, read_json, write_json
-from ..inference.classifier import describe
+from ..members import trained_recipes
 from ..names import from_cells, shortened, unwritable
 from ..parts import CorpusPart
 from ..recipe import Recipe
@@ -324,18 +321,23 @@ def features_made_of(
     part = recipe.augment.background
     return _files_made_of("augment.background.folder", Path(part.folder).expanduser(), folder) if part else {}
 
-# %% ../../nbs/7_runs/10_inputs.ipynb #6907f1e3
+# %% ../../nbs/7_runs/10_inputs.ipynb #ce07e0d5
 def training_made_of(
     recipe:Recipe,
     folder:Path, # of the run
 ) -> dict: # 'network.weights' and 'train.distil.teacher': digests, None where nothing is there
     "The file of weights that a recipe begins with, and the run that it learns from."
+    if recipe.members: return _members_made_of(recipe, folder)
     weights, distil = getattr(recipe.network, "weights", "none"), recipe.train.distil
     place = Path(weights).expanduser()
     made = _files_made_of("network.weights", place, folder) if weights != "none" and place.exists() else {}
     # the histories are the training's own; calibration rewrites the classifiers
     return made | (_files_made_of("train.distil.teacher", Path(distil.teacher).expanduser()/"training.json", folder)
                    if distil else {})
+
+def _members_made_of(recipe:Recipe, folder:Path) -> dict: # 'members.small.network.weights': a digest, …
+    made = {place: features_made_of(one, folder) | training_made_of(one, folder) for place, one in trained_recipes(recipe).items()}
+    return {place + key: found for place, files in made.items() for key, found in files.items()}
 
 # %% ../../nbs/7_runs/10_inputs.ipynb #352b616e
 def made_of(
@@ -348,17 +350,8 @@ def made_of(
     of_stage = {"2_features": features_made_of, "3_training": training_made_of}.get(name)
     return of_stage(recipe, folder) if of_stage else {}
 
-# %% ../../nbs/7_runs/10_inputs.ipynb #06f03ec6
-def refuse_without_packages(
-    recipe:Recipe,
-):
-    "Raise `UserError` where a package is missing that a later stage will ask for."
-    for kind, package in {"timm": "timm", "transformer": "transformers"}.items():
-        if kind == recipe.network.kind and find_spec(package) is None:
-            raise UserError(f"network.kind: {kind!r} needs {package}, which is not installed; pip install 'nonspeech7k[networks]'")
+# %% ../../nbs/7_runs/10_inputs.ipynb #00edcab2
+from ..moves import moved
 
-def refuse_unloadable(
-    settings:dict, # of a recipe, as plain data
-):
-    "Raise `UserError` where no file of the run's classifiers could be read again, before anything is trained."
-    check_configuration(describe(["one", "another"], settings))
+# %% ../../nbs/7_runs/10_inputs.ipynb #aa7c9547
+__getattr__ = moved("nonspeech7k.runs.inputs", {"nonspeech7k.runs.readiness": "refuse_without_packages refuse_unloadable"})

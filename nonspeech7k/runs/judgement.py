@@ -18,6 +18,7 @@ from ..evaluation.predictions import predictions_table, truth_of
 from ..evaluation.rejection import rejection_setting
 from ..evaluation.uncertainty import all_intervals
 from ..inference.classifier import Classifier, for_inference
+from ..members import fit_of_member, trained_recipes
 from ..models.summary import count_parameters
 from ..parts import RejectPart
 from ..progress import progress
@@ -181,30 +182,35 @@ def study_of(
     final:Classifier,
 ) -> dict: # 'study' of metrics.json
     "What was judged: data, protocol, network and machine."
+    trained, networks = trained_recipes(recipe), [part.network for part in getattr(final, "members", [final])]
+    sizes = {one.train.batch_size for one in trained.values()}
     return {"recipe": recipe.name, "corpus": audit["layout"], "synthetic": audit["synthetic"],
             "classes": len(audit["labels"]), **_sizes_of(manifest), "folds": recipe.splits.folds, "fold_kind": recipe.splits.kind, "test": recipe.splits.test,
-            "epochs": recipe.train.epochs, "batch_size": recipe.train.batch_size,
-            "network": recipe.network.kind, "parameters": count_parameters(final.network),
+            "epochs": max(one.train.epochs for one in trained.values()), "batch_size": sizes.pop() if len(sizes) == 1 else None,
+            "network": " + ".join(one.network.kind for one in trained.values()), "parameters": sum(map(count_parameters, networks)),
             "labels_per_clip": recipe.corpus.labels_per_clip, "best_by": recipe.train.best_by,
-            **_machine_of(environment), "seed": recipe.seed}
+            **_machine_of(environment), "seed": recipe.seed} | ({"begun_with": final.configuration["begun_with"]}
+                                                                if final.configuration.get("begun_with") else {})
 
 # %% ../../nbs/7_runs/60_judgement.ipynb #91dcdc59
-def _clips_an_epoch(manifest:pd.DataFrame, batch_size:int) -> list[int]: # one a fit
+def _clips_an_epoch(manifest:pd.DataFrame, batch_sizes:dict[str, int]) -> dict[str, int]: # member's name or '' → size; fit → clips
     "How many clips an epoch of each fit computes, in training and validation."
-    return [trained_clips(len(part.train), batch_size) + len(part.valid) for part in fold_parts(manifest)]
+    clips = lambda part, size: trained_clips(len(part.train), size) + len(part.valid)
+    return {fit_of_member(name, part.name) if name else part.name: clips(part, size)
+            for name, size in batch_sizes.items() for part in fold_parts(manifest)}
 
 # %% ../../nbs/7_runs/60_judgement.ipynb #5a5e6a66
 def speeds_of(
     stages:dict, # what is known of each stage, with seconds
     histories:dict[str, list[dict]], # of each fit
     manifest:pd.DataFrame,
-    batch_size:int, # of the training
+    batch_size:int|dict[str, int], # of the training; of each member, by its name
     judged_clips:int,
 ) -> dict: # 'seconds' and 'clips_per_second' of metrics.json
     "Seconds of each stage, and clips per second of training (with its validation) and of judging."
     seconds = {name: record["seconds"] for name, record in stages.items()}
-    # after early stopping the fits have different lengths
-    epochs = [len(history) for history in histories.values()]
+    clips = _clips_an_epoch(manifest, batch_size if isinstance(batch_size, dict) else {"": batch_size})
+    computed = sum(len(history) * clips[name] for name, history in histories.items()) # after early stopping the fits have different lengths
     return {"seconds": seconds | {"total": round(sum(seconds.values()), 3)},
-            "clips_per_second": {"training": round(np.dot(epochs, _clips_an_epoch(manifest, batch_size)) / seconds["3_training"], 2),
+            "clips_per_second": {"training": round(computed / seconds["3_training"], 2),
                                  "evaluation": round(judged_clips / seconds["4_evaluation"], 2)}}

@@ -33,7 +33,7 @@ from ..evaluation.predictions import truth_of
 from ..files import UserError
 from ..inference.classifier import Classifier, for_inference
 from ..parts import ClipPart
-from .folder import titled
+from .run import titled
 from ..training.devices import Resident
 
 # %% ../../nbs/7_runs/65_mistakes.ipynb #3cae9608

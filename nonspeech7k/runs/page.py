@@ -17,8 +17,8 @@ from ..evaluation.records import read_environment, run_bytes
 from ..evaluation.report import RunRecord, render_report
 from ..evaluation.words import alternative_texts, calibration_captions
 from ..recipe import recipe_yaml
-from .folder import Run, titled
 from .mistakes import judged_part
+from .run import Run, titled
 
 # %% ../../nbs/7_runs/70_page.ipynb #bb42e5bb
 def judgement_figures(

@@ -18,16 +18,18 @@ from ..evaluation.predictions import write_predictions
 from ..evaluation.records import read_environment, read_histories, read_metrics
 from ..files import write_bytes, write_json, write_text
 from ..inference.classifier import Classifier, describe, save_classifier
+from ..members import member_recipes
 from ..parts import RejectPart
 from .building import front_end_of
 from .corpus import explore
 from .features import measure, open_clips
 from .fits import train
 from .fitted import classifier_as_trained, model_file
-from .folder import Run, enter_run, require, seed_runs, stage, write_figures
+from .folder import Run, enter_run, require, stage, write_figures
 from .judgement import calibrated_predictions, calibration_for, calibration_of, judged, judged_logits, scaled_probabilities, speeds_of, study_of
 from .mistakes import Heard, judged_part, map_figure, mistakes_of
 from .page import judgement_figures, report_of
+from .run import seed_runs
 from ..training.crossval import FoldPart, fold_parts
 from ..training.devices import Resident
 
@@ -80,9 +82,9 @@ def _metrics_of(
 def _about(run:Run, final:Classifier, judged_clips:int) -> dict: # keys of metrics.json
     "What was judged, by what, and how fast."
     recipe, manifest, environment = run.recipe, run.manifest, read_environment(run.folder)
-    histories = read_histories(run.folder)
+    histories, sizes = read_histories(run.folder), {one.name: one.train.batch_size for one in member_recipes(recipe).values()}
     return ({"study": study_of(recipe, manifest, run.audit, environment, final)}
-            | speeds_of(run.stages, histories, manifest, recipe.train.batch_size, judged_clips))
+            | speeds_of(run.stages, histories, manifest, sizes or recipe.train.batch_size, judged_clips))
 
 # %% ../../nbs/7_runs/75_stages.ipynb #073aa20a
 def _map(heard:Heard, part:pd.DataFrame, classifiers:dict[str, Classifier], note:str, word:str) -> dict[str, tuple]:
@@ -144,7 +146,7 @@ def repetitions(
     run:Run,
 ) -> list[Run]: # one for each of the recipe's further seeds
     "The runs that repeat this one with other seeds, new or gone on with."
-    return [enter_run(again.recipe, again.folder) for again in (seed_runs(run) if run.recipe.further_seeds else [])]
+    return [enter_run(again.recipe, again.folder) for again in seed_runs(run)]
 
 # %% ../../nbs/7_runs/75_stages.ipynb #a1e0d811
 def complete(

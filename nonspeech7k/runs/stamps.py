@@ -19,7 +19,7 @@ STAGES = ("1_eda", "2_features", "3_training", "4_evaluation")
 
 READ_FIRST = { # stage → the keys that no stage before it reads
     "1_eda": ("seed", "on_bad_clip", "splits", "clip"), "2_features": ("device", "front_end", "augment"),
-    "3_training": ("network", "train", "processes"), "4_evaluation": ("name", "reject", "report", "further_seeds")}
+    "3_training": ("network", "train", "members", "processes"), "4_evaluation": ("name", "reject", "report", "further_seeds")}
 
 # %% ../../nbs/7_runs/12_stamps.ipynb #30ebfc86
 def settings_of(
@@ -71,6 +71,7 @@ def made_with(
     for name in STAGES:
         if name not in records: continue
         kept = records[name].get("settings")
+        if kept: kept = {"members": {}} | kept # that are left out where there are none
         if kept: known |= {key: _as_today(key, kept[key]) for key in READ_FIRST[name] if key in kept}
         elif earlier: known |= {key: getattr(earlier, key) for key in READ_FIRST[name]}
     return recipe.model_copy(update=known)

@@ -21,6 +21,7 @@ from ..features.draws import Draws
 from ..features.mixing import mix
 from ..files import UserError
 from ..models.layers import hand_out
+from ..models.transfer import choose_trained, parameter_groups, set_rates, to_training
 from ..progress import progress
 from ..recipe import seed_for
 from .devices import Ranks, Resident, autocast, finish_step, keep_memory, ranks, seed_weights, seeded_generator, share_batch_norms
@@ -72,7 +73,7 @@ Model = Learner # its former name
 def _network_logits(network:nn.Module, features:torch.Tensor, dtype:torch.dtype, level:str="clip") -> torch.Tensor:
     "A network's answer in float32, for clips or segments."
     # channels last: oneDNN and cuDNN convolve this layout without reordering
-    features = features.contiguous(memory_format=torch.channels_last)
+    if features.dim() == 4: features = features.contiguous(memory_format=torch.channels_last)
     answer = network if level == "clip" else network.segment_logits
     with autocast(features.device, dtype): return answer(features).float()
 
@@ -98,10 +99,15 @@ class Optimisation:
     class_weights:str = "balanced" # weight the loss by how rare a class is; or 'none'
     schedule:dict = field(default_factory=lambda: {"kind": "plateau", "patience": 3, "factor": 0.5})
     loss:dict = field(default_factory=lambda: {"kind": "cross_entropy", "smoothing": 0.0, "level": "clip"})
-    best_by:str = "macro_f1" # of validation, or 'accuracy', 'loss': which epoch is kept
+    best_by:str = "macro_f1" # of validation, or 'accuracy', 'loss': which epoch is kept; or 'last'
     stop_after:int|None = None # epochs without a better one; None: train all epochs
     ema:float = 0.0 # decay of the weights' moving average; 0: none
     distil:dict|None = None # weight and temperature of a teacher's part in the loss
+    trains:str = "all" # or 'last', 'head': what learns
+    body_rate:float = 1.0 # of the learning rate, for the layers before the head
+    norms:str = "trained" # or 'kept': mean and deviation of the body's batch normalisations
+    head:str = "gradient" # or 'logistic', 'means': how a head learns alone
+    copies:int = 0 # of each training clip, augmented, where the head learns alone
 
 # %% ../../nbs/4_training/60_fit.ipynb #c1544476
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +208,10 @@ def _starting_state(plan:Plan) -> State:
     network.to(memory_format=torch.channels_last)
     device = next(network.parameters()).device
     if plan.together.count > 1 or device.type == "xla": share_batch_norms(network)
-    optimiser = build_optimiser(network.parameters(), settings.optimiser, settings.lr, settings.weight_decay,
+    choose_trained(network, settings.trains)
+    optimiser = build_optimiser(parameter_groups(network, settings.body_rate), settings.optimiser, settings.lr, settings.weight_decay,
                                 settings.momentum, device)
+    set_rates(optimiser.param_groups, settings.lr)
     schedule = _reacting_schedule(optimiser, settings.schedule) if len(plan.valid) else None
     average = AveragedWeights(network, settings.ema) if settings.ema else None
     finish_step(device) # what has been prepared is data for XLA, not part of the first step
@@ -252,13 +260,13 @@ def train_epoch(
     advance:Callable[[int], object]=lambda count: None, # told how many clips are done
 ) -> float: # mean loss of the batches
     "One pass over the training clips, with random numbers of its own."
-    device, order, losses = plan.clips.device, _epoch_batches(plan, epoch), []
+    device, order, losses, settings = plan.clips.device, _epoch_batches(plan, epoch), [], plan.settings
     rates, targets = _step_rates(plan, epoch, len(order)), plan.targets.to(device)
-    plan.learner.network.train()
+    to_training(plan.learner.network, settings.norms)
     with seed_weights(seed_for(plan.seed, "dropout", epoch) + plan.together.rank):
         generator = seeded_generator(device, seed_for(plan.seed, "augmentation", epoch))
         for number, indices in enumerate(order):
-            if rates: state.optimiser.param_groups[0]["lr"] = rates[number]
+            if rates: set_rates(state.optimiser.param_groups, rates[number])
             rows = plan.together.rows(len(indices))
             losses.append(_step(plan, state, targets, indices, rows, Draws(generator, device, rows.start, len(indices))))
             finish_step(device)
@@ -313,12 +321,12 @@ def validation_scores(
             "valid_macro_f1": float(macro_f1)}
 
 # %% ../../nbs/4_training/60_fit.ipynb #67b2ca96
-BEST = {"macro_f1": ("valid_macro_f1", 1), "accuracy": ("valid_accuracy", 1), "loss": ("valid_loss", -1)}
+BEST = {"macro_f1": ("valid_macro_f1", 1), "accuracy": ("valid_accuracy", 1), "loss": ("valid_loss", -1), "last": ("epoch", 1)}
 
 def best_epoch(
     history:list[dict], # one record an epoch
-    best_by:str="macro_f1", # or 'accuracy', 'loss'
-) -> int: # from 1; 0 without validation
+    best_by:str="macro_f1", # or 'accuracy', 'loss'; 'last': whatever the scores
+) -> int: # from 1; 0 where there is no such score, without validation
     "The first epoch with the best score; a score that is not a number is worse than any."
     if best_by not in BEST: raise ValueError(f"best_by: {best_by!r} is not known; allowed: {', '.join(BEST)}")
     key, sign = BEST[best_by]

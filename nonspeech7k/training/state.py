@@ -18,6 +18,7 @@ from torch import nn
 
 from ..files import UserError, write_bytes
 from ..models.layers import hand_out
+from ..models.transfer import set_rates
 from .sealing import sealed_text, unsealed
 
 # %% ../../nbs/4_training/50_state.ipynb #5e789850
@@ -131,7 +132,8 @@ def _enter(state:State, text:dict, arrays:dict[str, torch.Tensor]):
 # %% ../../nbs/4_training/50_state.ipynb #6cbc64d4
 def _load_optimiser(optimiser:torch.optim.Optimizer, arrays:dict, learning_rate:float):
     "Put moments and learning rate back into an optimiser."
-    saved, parameters = optimiser.state_dict(), optimiser.param_groups[0]["params"]
+    saved = optimiser.state_dict()
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     for name, value in arrays.items():
         number, moment = name.split(".")
         # fused optimisers want a moment's memory in the order of its parameter's
@@ -139,4 +141,4 @@ def _load_optimiser(optimiser:torch.optim.Optimizer, arrays:dict, learning_rate:
         if value.shape == like.shape: value = torch.empty_like(like, requires_grad=False).copy_(value)
         saved["state"].setdefault(int(number), {})[moment] = value
     optimiser.load_state_dict(saved)
-    for group in optimiser.param_groups: group["lr"] = learning_rate
+    set_rates(optimiser.param_groups, learning_rate)

@@ -421,6 +421,65 @@ def attempt_job(folder: Path, prepared: tuple) -> str | None:
     return None if found["clips"] == 4 == len(tags) + len(bad) else f"{len(tags)} labelled and {len(bad)} bad of 4"
 
 
+# Files of embeddings
+
+def embedding_files(folder: Path) -> tuple:
+    "A classifier, a sound, and embeddings as we write them and as others might."
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    from nonspeech7k.files import digest
+    from nonspeech7k.inference.classifier import embedding_units, load_classifier
+    from nonspeech7k.inference.embeddings import Embeddings, write_embeddings
+    model = tiny_classifier(folder)
+    classifier, rng = load_classifier(model), np.random.default_rng(0)
+    found = Embeddings(("a.wav", "b/c.wav", "d.wav"), rng.random((3, embedding_units(classifier)), np.float32), digest(model))
+    good = {form: [write_embeddings(folder / f"good.{form}", found).read_bytes()] for form in ("npz", "parquet")}
+    parts = {"paths": np.array(found.paths), "embeddings": found.values.astype(np.float64), "model": np.array(found.model)}
+    with open(folder / "packed.npz", "wb") as file: np.savez_compressed(file, **parts)
+    about = {"nonspeech7k": json.dumps({"format": 1, "model": found.model, "root": "sounds"})}
+    lists = pa.table({"path": list(found.paths), "embedding": found.values.tolist(), "label": ["x", "y", None]}).replace_schema_metadata(about)
+    for options in ({}, {"use_dictionary": False, "compression": "none"}):
+        parquet.write_table(lists, sink := io.BytesIO(), **options)
+        good["parquet"].append(sink.getvalue())
+    good["npz"].append((folder / "packed.npz").read_bytes())
+    return model, digest(model), classifier, encoded("WAV", "PCM_16"), good, parts
+
+
+def odd_archive(rng: np.random.Generator, parts: dict) -> bytes:
+    "An archive whose arrays have other headers or contents, each of its parts whole by itself."
+    import zipfile
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", chosen(rng, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))) as archive:
+        for name, array in parts.items():
+            np.save(part := io.BytesIO(), array)
+            content = spoiled(rng, part.getvalue(), [part.getvalue()], TEXT) if rng.random() < 0.5 else part.getvalue()
+            if rng.random() < 0.1: content = bytes(1 << 26) # much from little
+            if rng.random() < 0.9: archive.writestr(f"{name}.npy", content)
+    return sink.getvalue()
+
+
+def spoil_embeddings(rng: np.random.Generator, prepared: tuple) -> Files:
+    *_, wave, good, parts = prepared
+    if rng.random() < 0.4: return {"found.npz": odd_archive(rng, parts), "a.wav": wave}
+    form = chosen(rng, ("npz", "parquet", "parquet"))
+    return {f"found.{form}": spoiled(rng, chosen(rng, good[form]), good[form]), "a.wav": wave}
+
+
+def attempt_embeddings(folder: Path, prepared: tuple) -> str | None:
+    from nonspeech7k.inference.embeddings import embed, read_embeddings, refuse_other_model
+    from nonspeech7k.inference.neighbours import nearest, neighbour_lines
+    _, model, classifier, *_ = prepared
+    place = next(path for path in folder.iterdir() if path.stem == "found")
+    found = read_embeddings(place)
+    query, _ = embed(classifier, model, [folder / "a.wav"])
+    refuse_other_model(found, place, model, query.values.shape[1])
+    near = nearest(query.values[0], found, but=folder / "a.wav")
+    lines = [*neighbour_lines(near, "jsonl"), *neighbour_lines(near, "csv"), *neighbour_lines(near)]
+    for line in lines: line.encode("utf-8", "backslashreplace")
+    return None if all(0 <= one.distance <= 2 for one in near) and len(near) <= len(found.paths) else f"neighbours that cannot be: {near}"[:300]
+
+
 def no_preparation(folder: Path): return None
 
 
@@ -440,7 +499,8 @@ DOORS = {door.name: door for door in (
     Door("compare, on a stranger's run folder", prepared_run, spoil_compared, attempt_compared, seldom=2),
     Door("a damaged run folder, gone on with", prepared_run, spoil_run, attempt_run, works=True, seldom=10),
     Door("tag, manifests", manifests, spoil_manifest, attempt_manifest),
-    Door("tag, a damaged job's folder", finished_job, spoil_job, attempt_job))}
+    Door("tag, a damaged job's folder", finished_job, spoil_job, attempt_job),
+    Door("embedding files", embedding_files, spoil_embeddings, attempt_embeddings))}
 
 
 def write_files(folder: Path, files: Files):
