@@ -21,14 +21,11 @@ import pandas as pd
 import torch
 from sklearn.metrics import f1_score
 
-from benchmarks.common import RESULTS, ROOT, machine, real_recordings
+from benchmarks.common import RESULTS, ROOT, machine, real_recordings, split_corpus
 from nonspeech7k.data.bank import open_bank
-from nonspeech7k.data.manifest import paths
-from nonspeech7k.data.splits import assign_folds, split_test
 from nonspeech7k.files import read_json, write_json
 from nonspeech7k.recipe import Recipe, read_recipe, seed_for
 from nonspeech7k.runs.building import learner_of, optimisation_of
-from nonspeech7k.runs.corpus import read_recipe_corpus
 from nonspeech7k.runs.descriptions import kept_descriptions
 from nonspeech7k.runs.features import moments_of
 from nonspeech7k.training.crossval import FoldPart, Study, drawn, fit_part
@@ -69,12 +66,10 @@ def recipe_of(corpus: str, changes: list[str] = ()) -> Recipe:
 def heard(corpus: str, banks: Path) -> Heard:
     "A corpus, decoded and divided into folds."
     recipe = recipe_of(corpus)
-    found, splits = read_recipe_corpus(recipe), recipe.splits
-    manifest = split_test(found.manifest, splits.test, splits.test_share, seed_for(recipe.seed, "test split"))
-    manifest = assign_folds(manifest, splits.kind, splits.folds, seed_for(recipe.seed, "folds"))
-    bank, bad = open_bank(paths(found), recipe.clip.rate, recipe.clip.seconds, banks)
+    files, targets, manifest = split_corpus(recipe)
+    bank, bad = open_bank(files, recipe.clip.rate, recipe.clip.seconds, banks)
     assert not bad, bad
-    return Heard(recipe, resident(bank, torch.device("cpu")), manifest, torch.tensor([found.labels.index(label) for label in manifest["label"]]), len(found.labels), banks)
+    return Heard(recipe, resident(bank, torch.device("cpu")), manifest, torch.tensor(targets), max(targets) + 1, banks)
 
 
 def study_of(corpus: Heard, way: str, seed: int) -> Study:

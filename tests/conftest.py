@@ -29,3 +29,32 @@ def command() -> Callable[..., subprocess.CompletedProcess]:
         settings = {**os.environ, "NONSPEECH7K_PROGRESS": "off", **(env or {})}
         return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=settings)
     return run
+
+
+@pytest.fixture(scope="session")
+def smaller_demo(tmp_path_factory) -> Path:
+    "Even fewer clips than other tests take, for trainings of larger networks."
+    from nonspeech7k.data.synthesis import write_demo
+    return write_demo(tmp_path_factory.mktemp("corpus") / "demo", seed=1, train=42, test=14, rate=16000)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    "Tiny products, which only wait for a second thread."
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def call(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
+    "The command line in this process: exit code, standard output, standard error."
+    from nonspeech7k.cli import main
+    monkeypatch.setenv("NONSPEECH7K_PROGRESS", "off")
+    def called(*arguments):
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return code, *capfd.readouterr()
+    return called

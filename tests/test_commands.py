@@ -13,7 +13,6 @@ import pytest
 import soundfile
 from pyarrow import parquet
 
-from nonspeech7k.cli import main
 from nonspeech7k.files import UserError
 from nonspeech7k.inference.bulk import read_bad, read_tags, tag
 
@@ -39,17 +38,6 @@ def here(tmp_path_factory) -> Path:
             soundfile.write(file, np.random.default_rng(number).uniform(-0.3, 0.3, 4000), 8000, format="WAV")
     (folder / "sounds" / "night" / "bad.wav").write_text("not a sound")
     return folder
-
-
-@pytest.fixture
-def call(monkeypatch, capfd):
-    "The command line in this process: exit code, standard output, standard error."
-    monkeypatch.setenv("NONSPEECH7K_PROGRESS", "off")
-    def called(*arguments):
-        capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return code, *capfd.readouterr()
-    return called
 
 
 def program(*arguments, **options) -> subprocess.CompletedProcess:

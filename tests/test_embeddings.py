@@ -17,7 +17,6 @@ import soundfile
 import torch
 from pyarrow import parquet
 
-from nonspeech7k.cli import main
 from nonspeech7k.files import UserError, digest
 from nonspeech7k.inference.classifier import build_classifier, describe, ensemble, load_classifier, save_classifier
 from nonspeech7k.inference.embeddings import embed, hearing, read_embeddings
@@ -54,17 +53,6 @@ def here(tmp_path_factory) -> Path:
     for label, pitch in (("cough", 300), ("laugh", 1200), ("hiccup", 5000)): write_tones(folder / "sounds" / label, 7, pitch)
     (folder / "sounds" / "hiccup" / "bad.wav").write_text("no sound")
     return folder
-
-
-@pytest.fixture
-def call(monkeypatch, capfd):
-    "The command line in this process: exit code, standard output, standard error."
-    monkeypatch.setenv("NONSPEECH7K_PROGRESS", "off")
-    def called(*arguments):
-        capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return code, *capfd.readouterr()
-    return called
 
 
 # Every kind of network

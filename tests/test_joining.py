@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from nonspeech7k.files import UserError
 from nonspeech7k.recipe import Recipe, differences, read_recipe, recipe_yaml
@@ -15,6 +14,9 @@ SMALL = ["splits.folds=2", "clip.rate=16000", "clip.seconds=1.0", "train.epochs=
 HEARING = "front_end: {kind: yamnet}, network: {kind: yamnet, weights: none}, train: {epochs: 1, trains: head, head: logistic}"
 MEMBERS = f"members=[{{name: small}}, {{name: hearing, {HEARING}}}]"
 MODELS = ("best_fold1", "best_fold2", "final_model")
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def opened(demo: Path, folder: Path, *changes: str, again: bool = False):
@@ -40,18 +42,7 @@ def trained(demo: Path, folder: Path, *changes: str, again: bool = False) -> Pat
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    "Even fewer clips than other tests take."
-    from nonspeech7k.data.synthesis import write_demo
-    return write_demo(tmp_path_factory.mktemp("corpus") / "demo", seed=1, train=42, test=14, rate=16000)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def demo(smaller_demo) -> Path: return smaller_demo
 
 
 @pytest.fixture(scope="module")

@@ -14,31 +14,19 @@ YAMNET = ["front_end={kind: yamnet}", "network={kind: yamnet, weights: none}", "
           "splits.folds=2", "train.epochs=2", "train.trains=head", "train.precision=fp32"]
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 def run(demo: Path, folder: Path, *changes: str) -> Path:
     "All stages in this process, without their notebooks."
-    from nonspeech7k.runs.corpus import explore
-    from nonspeech7k.runs.features import measure
-    from nonspeech7k.runs.fits import train
     from nonspeech7k.runs.folder import open_run
-    from nonspeech7k.runs.stages import evaluate
-    opened = open_run("demo", folder, [f"corpus.root={demo}", f"banks={folder.parent / 'banks'}", *YAMNET, *changes])
-    for stage in (explore, measure, train, evaluate): stage(opened)
+    from nonspeech7k.runs.stages import complete
+    complete(open_run("demo", folder, [f"corpus.root={demo}", f"banks={folder.parent / 'banks'}", *YAMNET, *changes]))
     return folder
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    "Even fewer clips than other tests take."
-    from nonspeech7k.data.synthesis import write_demo
-    return write_demo(tmp_path_factory.mktemp("corpus") / "demo", seed=1, train=42, test=14, rate=16000)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def demo(smaller_demo) -> Path: return smaller_demo
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,9 @@ YAMNET = ["front_end={kind: yamnet}", "network={kind: yamnet, weights: none}", "
 HEAD = ["train.trains=head", "train.head=logistic"]
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 def run(corpus:Path, folder:Path, *changes:str, judged:bool=False, again:bool=False) -> Path:
     "The stages in this process, without their notebooks, up to the training or to the page."
     from nonspeech7k.runs.corpus import explore
@@ -27,14 +30,6 @@ def run(corpus:Path, folder:Path, *changes:str, judged:bool=False, again:bool=Fa
                                        "train.epochs=1", "train.precision=fp32", *changes], again=again)
     for stage in (explore, measure, train, *[evaluate] * judged): stage(opened)
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
